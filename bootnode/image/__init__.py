@@ -1,0 +1,1 @@
+"""Images: recipes, the build, and the versions on disk."""

@@ -1,0 +1,1 @@
+"""HTTP: boot scripts, files, stage reports and the status page."""
