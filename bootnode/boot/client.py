@@ -1,0 +1,115 @@
+"""What is asking: the firmware, loader or operating system behind a DHCP message.
+
+One machine speaks with several voices during a boot: its PXE ROM or UEFI, then iPXE, then Linux,
+each with options of its own but one hardware address. `classify` reads from the options which
+voice this is; whom it belongs to is the node table's business.
+
+Sources: RFC 4578 (PXE options), RFC 3004 (user class), the iPXE option space (175).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from bootnode.addresses import MacAddress
+from bootnode.dhcp import options, pxe
+from bootnode.dhcp.packet import Packet
+from bootnode.dhcp.pxe import Architecture
+
+IPXE_USER_CLASS = b"iPXE"
+
+
+class Speaker(Enum):
+    """Which program on the machine sent this message."""
+
+    FIRMWARE = "firmware"
+    """A PXE ROM or UEFI's PXE client: it loads a boot file by TFTP."""
+    HTTP_BOOT = "http boot"
+    """UEFI HTTP Boot: it loads a boot file from a URL."""
+    IPXE = "ipxe"
+    """iPXE, in the ROM or loaded by firmware: it runs a boot script."""
+    OS = "os"
+    """Anything that only wants an address: our init, an installed system, a switch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """One voice of one machine."""
+
+    mac: MacAddress
+    speaker: Speaker
+    architecture: Architecture | None
+    """The first architecture of option 93 that we know; None for an operating system."""
+    features: frozenset[int]
+    """iPXE's feature tags (option 175); empty for everyone else."""
+    vendor_class: str
+    """Option 60 as text, for the log."""
+
+    @property
+    def boots(self) -> bool:
+        """Whether this voice wants something to boot."""
+        return self.speaker is not Speaker.OS
+
+    @property
+    def is_uefi(self) -> bool:
+        """Whether the machine runs UEFI rather than a PC BIOS."""
+        if self.speaker is Speaker.IPXE and pxe.IpxeFeature.EFI in self.features:
+            return True
+        return self.architecture is not None and self.architecture.is_uefi
+
+    @property
+    def can_run_our_scripts(self) -> bool:
+        """Whether this iPXE can fetch by HTTP and start a Linux kernel.
+
+        Some ROMs hold an iPXE stripped of one or the other (VirtualBox lacks bzImage).
+        """
+        needed = pxe.IpxeFeature.EFI if self.is_uefi else pxe.IpxeFeature.BZIMAGE
+        return {pxe.IpxeFeature.HTTP, needed} <= self.features
+
+
+def classify(packet: Packet, mac: MacAddress) -> Client:
+    """Tell from a DHCP request which voice is speaking; never raises."""
+    vendor_class = packet.get(options.VENDOR_CLASS) or ""
+    architecture = _architecture(packet)
+    features = _ipxe_features(packet)
+    if _is_ipxe(packet):
+        speaker = Speaker.IPXE
+    elif vendor_class.startswith("HTTPClient") or (
+        architecture is not None and architecture.is_http
+    ):
+        speaker = Speaker.HTTP_BOOT
+    elif vendor_class.startswith("PXEClient"):
+        speaker = Speaker.FIRMWARE
+    else:
+        speaker = Speaker.OS
+    if vendor_class.startswith("PXEClient") and packet.get(options.ARCHITECTURES) is None:
+        # Old ROMs leave option 93 out; all of them are PC BIOSes.
+        architecture = Architecture.X86_BIOS
+    return Client(
+        mac=mac,
+        speaker=speaker,
+        architecture=architecture,
+        features=features,
+        vendor_class=vendor_class,
+    )
+
+
+def _architecture(packet: Packet) -> Architecture | None:
+    """The first architecture named that we know; never option 60's number (U-Boot prints hex)."""
+    for number in packet.get(options.ARCHITECTURES) or ():
+        if number in Architecture.__members__.values():
+            return Architecture(number)
+    return None
+
+
+def _is_ipxe(packet: Packet) -> bool:
+    # Mellanox FlexBoot sends option 175 but no user class; a few forks the other way round.
+    if options.IPXE_ENCAPSULATED.code in packet.options:
+        return True
+    return IPXE_USER_CLASS in (packet.get(options.USER_CLASS) or ())
+
+
+def _ipxe_features(packet: Packet) -> frozenset[int]:
+    encapsulated = packet.get(options.IPXE_ENCAPSULATED)
+    return pxe.ipxe_features(encapsulated) if encapsulated else frozenset()

@@ -1,0 +1,189 @@
+"""How far each node has come: its boots, their stages, and what was noteworthy on the way.
+
+The protocol servers tell the journal what happened and to which hardware address; the journal
+knows what that means for the boot. It holds a bounded past in memory and knows no clock.
+
+A boot begins with a DISCOVER by firmware, or by iPXE when the boot before had got past its
+loader: the same machine asks DHCP two or three times in one boot, each time with another voice.
+An operating system's DISCOVER never begins one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address
+
+from bootnode.addresses import MacAddress
+from bootnode.boot.client import Speaker
+
+BOOTS_KEPT = 10
+"""Boots remembered for each node."""
+NOTES_KEPT = 50
+"""Notes remembered for each node."""
+NODES_KEPT = 16384
+"""Hardware addresses remembered; beyond that the one not heard of for longest is forgotten."""
+RETRY_S = 120
+"""Seconds within which a DISCOVER after a DISCOVER is a retry: ROMs wait 4, 8, 16 and 32 s."""
+REPORT_MAX = 400
+"""Characters of a node's report that are kept."""
+
+
+class Stage(StrEnum):
+    """The stages of a boot in their order, and its bad end."""
+
+    DISCOVER = "discover"
+    OFFER = "offer"
+    REQUEST = "request"
+    ACK = "ack"
+    LOADER = "loader"
+    SCRIPT = "script"
+    KERNEL = "kernel"
+    INITRD = "initrd"
+    INIT = "init"
+    ROOT = "root"
+    SWITCH = "switch"
+    UP = "up"
+    FAILED = "failed"
+
+
+ORDER = {stage: rank for rank, stage in enumerate(Stage)}
+REPORTED_STAGES = frozenset({Stage.INIT, Stage.ROOT, Stage.SWITCH, Stage.UP, Stage.FAILED})
+"""The stages that only the node itself can tell of."""
+
+
+@dataclass(slots=True)
+class Boot:
+    """One boot of one node."""
+
+    began: float
+    """Unix time of its first DISCOVER."""
+    stages: dict[Stage, float] = field(default_factory=dict)
+    """Unix time at which each stage was first reached."""
+    stage: Stage = Stage.DISCOVER
+    """The last stage reached."""
+    detail: str = ""
+    """What the last stage said of itself: a file, an address, the reason of a failure."""
+    image: str = ""
+    """`name/version`, once the script was given."""
+
+    speaker: Speaker = Speaker.FIRMWARE
+    """Who sent the last DISCOVER."""
+
+    def is_over_for(self, speaker: Speaker, now: float) -> bool:
+        """Whether a DISCOVER by this voice means that the machine has started again."""
+        if ORDER[self.stage] > ORDER[Stage.LOADER]:
+            return True
+        if self.stage in (Stage.DISCOVER, Stage.OFFER):
+            return now - self.began > RETRY_S
+        # iPXE after firmware is the same boot going on; after iPXE it is the next one.
+        return not (speaker is Speaker.IPXE and self.speaker is not Speaker.IPXE)
+
+    def reach(self, stage: Stage, detail: str, now: float) -> None:
+        """Note a stage; one that lies before the last reached moves nothing back."""
+        self.stages.setdefault(stage, now)
+        if ORDER[stage] >= ORDER[self.stage] or self.stage is Stage.FAILED:
+            self.stage, self.detail = stage, detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something worth knowing that is no stage."""
+
+    time: float
+    text: str
+
+
+@dataclass(slots=True)
+class Record:
+    """What is remembered of one hardware address."""
+
+    boots: deque[Boot] = field(default_factory=lambda: deque(maxlen=BOOTS_KEPT))
+    notes: deque[Note] = field(default_factory=lambda: deque(maxlen=NOTES_KEPT))
+    address: IPv4Address | None = None
+    """The address it was last seen with."""
+    last_seen: float = 0.0
+    """Unix time."""
+
+    @property
+    def boot(self) -> Boot | None:
+        """The boot under way, or the last one."""
+        return self.boots[-1] if self.boots else None
+
+
+@dataclass(slots=True)
+class Journal:
+    """Every node's record, and the counters of the whole server."""
+
+    counters: Counter[str] = field(default_factory=Counter)
+    """How often each thing happened, by a dotted name such as `dhcp.malformed`."""
+    _records: OrderedDict[MacAddress, Record] = field(default_factory=OrderedDict)
+    _by_address: dict[IPv4Address, MacAddress] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[tuple[MacAddress, Record]]:
+        return iter(self._records.items())
+
+    def get(self, mac: MacAddress) -> Record | None:
+        """What is remembered of this hardware address."""
+        return self._records.get(mac)
+
+    def count(self, name: str) -> None:
+        """Count one occurrence."""
+        self.counters[name] += 1
+
+    def discover(self, mac: MacAddress, speaker: Speaker, *, now: float) -> None:
+        """A client looks for a DHCP server; this may be the beginning of a boot."""
+        record = self._touch(mac, now)
+        if speaker is Speaker.OS:
+            return
+        boot = record.boot
+        if boot is None or boot.is_over_for(speaker, now):
+            boot = Boot(began=now)
+            record.boots.append(boot)
+        boot.speaker = speaker
+        boot.reach(Stage.DISCOVER, speaker.value, now)
+
+    def reach(self, mac: MacAddress, stage: Stage, *, now: float, detail: str = "") -> None:
+        """A stage after DISCOVER was reached; without a boot under way it begins one.
+
+        That happens when this server was started while the node was booting.
+        """
+        record = self._touch(mac, now)
+        if record.boot is None:
+            record.boots.append(Boot(began=now))
+        boot = record.boots[-1]
+        boot.reach(stage, detail[:REPORT_MAX], now)
+
+    def note(self, mac: MacAddress, text: str, *, now: float) -> None:
+        """Remember something that is no stage, such as an aborted transfer."""
+        self._touch(mac, now).notes.append(Note(time=now, text=text[:REPORT_MAX]))
+
+    def locate(self, mac: MacAddress, address: IPv4Address, *, now: float) -> None:
+        """The node was seen with this address."""
+        record = self._touch(mac, now)
+        if record.address is not None and record.address != address:
+            self._forget_address(record.address, mac)
+        record.address = address
+        self._by_address[address] = mac
+
+    def at(self, address: IPv4Address) -> MacAddress | None:
+        """Whose address this is, as last seen."""
+        return self._by_address.get(address)
+
+    def _touch(self, mac: MacAddress, now: float) -> Record:
+        record = self._records.get(mac)
+        if record is None:
+            record = self._records[mac] = Record()
+            if len(self._records) > NODES_KEPT:
+                oldest, gone = self._records.popitem(last=False)
+                if gone.address is not None:
+                    self._forget_address(gone.address, oldest)
+        self._records.move_to_end(mac)
+        record.last_seen = now
+        return record
+
+    def _forget_address(self, address: IPv4Address, mac: MacAddress) -> None:
+        if self._by_address.get(address) == mac:
+            del self._by_address[address]

@@ -1,0 +1,207 @@
+"""What a client gets: the one place where boot decisions are made.
+
+`decide_boot` answers DHCP: which boot file this voice of the machine is told about.
+`decide_script` answers HTTP: what the node's iPXE script shall do. Both are pure; who the node is
+and which image version is current are handed in.
+
+Sources: protocol notes of RFC 4578, the UEFI specification 2.10 section 24 (HTTP Boot), iPXE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from types import MappingProxyType
+
+from bootnode.addresses import MacAddress
+from bootnode.boot.client import Client, Speaker
+from bootnode.dhcp.pxe import Architecture
+from bootnode.nodes import Boot, Node
+
+LOADERS: Mapping[Architecture, tuple[str, ...]] = MappingProxyType(
+    {
+        # undionly uses the ROM's own network driver, the one that has just proved to work.
+        Architecture.X86_BIOS: ("undionly.kpxe", "ipxe.pxe"),
+        Architecture.EFI_IA32: ("snponly-ia32.efi", "ipxe-ia32.efi"),
+        # snponly uses the firmware's driver too, and is 4 s quicker than ipxe.efi's own ones.
+        Architecture.EFI_X64: ("snponly.efi", "ipxe.efi"),
+        # RFC 4578's text had 7 and 9 swapped; firmware sends either for x64.
+        Architecture.EFI_BC: ("snponly.efi", "ipxe.efi"),
+        Architecture.EFI_ARM64: ("snponly-arm64.efi", "ipxe-arm64.efi"),
+        Architecture.EFI_IA32_HTTP: ("snponly-ia32.efi", "ipxe-ia32.efi"),
+        Architecture.EFI_X64_HTTP: ("snponly.efi", "ipxe.efi"),
+        Architecture.EFI_BC_HTTP: ("snponly.efi", "ipxe.efi"),
+        Architecture.EFI_ARM64_HTTP: ("snponly-arm64.efi", "ipxe-arm64.efi"),
+    }
+)
+"""The boot loaders for each architecture by file name, the better one first."""
+
+LOADER_NAMES = frozenset(name for names in LOADERS.values() for name in names)
+HOLD_S = 15
+"""Seconds a node waits before it asks again when its boot cannot go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """This server as a client on one network sees it."""
+
+    address: IPv4Address
+    """Ours on that network: TFTP server and DHCP server identifier."""
+    http_port: int
+
+    @property
+    def url(self) -> str:
+        """`http://10.77.0.1:8080`, without a slash at its end."""
+        port = "" if self.http_port == 80 else f":{self.http_port}"
+        return f"http://{self.address}{port}"
+
+    def script_url(self, mac: MacAddress) -> str:
+        """Where the boot script of this MAC is."""
+        return f"{self.url}/boot/{mac.hyphenated}.ipxe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootFile:
+    """What DHCP tells a client to boot."""
+
+    name: str
+    """A TFTP path, or a URL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoBoot:
+    """The client gets no boot file, and why."""
+
+    reason: str
+
+
+def decide_boot(
+    client: Client, node: Node | None, site: Site, *, loaders: Collection[str], is_spent: bool
+) -> BootFile | NoBoot:
+    """The boot file for this voice of this machine.
+
+    `loaders` are the names in LOADERS that can be served; `is_spent` says that the node's
+    `boot: once` was used up.
+    """
+    if not client.boots:
+        return NoBoot(reason="it does not ask to boot")
+    if node is None:
+        return NoBoot(reason="it is not in the node table")
+    is_local = boots_locally(node, is_spent=is_spent)
+    if client.speaker is Speaker.IPXE and (is_local or _is_past_boot_file(node)):
+        # A script can start the local disk; an empty answer would leave iPXE at its prompt.
+        return _for_ipxe(client, site, loaders)
+    if is_local:
+        # Without a boot file every firmware goes on to its next boot device.
+        return NoBoot(reason="it boots from its local disk")
+    if node.boot_file is not None:
+        return BootFile(name=node.boot_file)
+    return _loader(client, site, loaders)
+
+
+def boots_locally(node: Node, *, is_spent: bool) -> bool:
+    """Whether the node's next boot is from its own disk."""
+    return node.boot is Boot.LOCAL or (node.boot is Boot.ONCE and is_spent)
+
+
+def _is_past_boot_file(node: Node) -> bool:
+    """Whether iPXE gets a script rather than the node's own boot file.
+
+    A boot file that is itself an iPXE has done its work once iPXE speaks; naming it again would
+    load it for ever.
+    """
+    return node.boot_file is None or any(
+        word in node.boot_file.lower() for word in ("ipxe.", "ipxe-", "undionly", "snponly")
+    )
+
+
+def _for_ipxe(client: Client, site: Site, loaders: Collection[str]) -> BootFile | NoBoot:
+    if client.can_run_our_scripts:
+        return BootFile(name=site.script_url(client.mac))
+    loader = _loader(client, site, loaders)
+    if isinstance(loader, NoBoot):
+        return loader
+    # A stripped iPXE reads a bare path relative to what it loaded last; a whole URI is safe.
+    return BootFile(name=f"tftp://{site.address}/{loader.name}")
+
+
+def _loader(client: Client, site: Site, loaders: Collection[str]) -> BootFile | NoBoot:
+    if client.architecture is None:
+        return NoBoot(reason=f"its architecture is unknown ({client.vendor_class!r})")
+    wanted = LOADERS.get(client.architecture, ())
+    for name in wanted:
+        if name in loaders:
+            is_url = client.speaker is Speaker.HTTP_BOOT
+            return BootFile(name=f"{site.url}/loaders/{name}" if is_url else name)
+    names = " or ".join(wanted) or "one, and name it as the node's boot_file"
+    return NoBoot(
+        reason=f"there is no boot loader for {client.architecture.name}: "
+        f"put {names} into the `files` folder"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFiles:
+    """One version of an image, as a boot script needs it."""
+
+    name: str
+    version: str
+    kernel: str
+    """File name of the kernel."""
+    initrds: tuple[str, ...]
+    """File names of the ramdisks, in the order they are unpacked."""
+    kernel_args: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageBoot:
+    """Start this image."""
+
+    node: str
+    mac: MacAddress
+    site: Site
+    image: ImageFiles
+    kernel_args: tuple[str, ...]
+    """The node's own, after those of the image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalBoot:
+    """Start the local disk."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Say why nothing can be started, wait, and ask again."""
+
+    node: str
+    mac: MacAddress
+    site: Site
+    reason: str
+
+
+ScriptPlan = ImageBoot | LocalBoot | Hold
+
+
+def decide_script(
+    node: Node | None,
+    mac: MacAddress,
+    site: Site,
+    *,
+    image: ImageFiles | str,
+    is_spent: bool,
+) -> ScriptPlan:
+    """What the boot script of this MAC does.
+
+    `image` is the current version of the node's image, or a sentence that says why there is none.
+    """
+    if node is None:
+        return Hold(node="unknown", mac=mac, site=site, reason=f"{mac} is not in the node table")
+    if boots_locally(node, is_spent=is_spent):
+        return LocalBoot(node=node.name)
+    if isinstance(image, str):
+        return Hold(node=node.name, mac=mac, site=site, reason=image)
+    return ImageBoot(node=node.name, mac=mac, site=site, image=image, kernel_args=node.kernel_args)
