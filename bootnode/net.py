@@ -33,6 +33,8 @@ _SO_ATTACH_FILTER = 26
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DONT = 0
 
+IP_PKTINFO = 8
+"""ip(7): tells for each datagram what address it was sent to; socket has no name for it yet."""
 DHCP_SERVER_PORT = 67
 DHCP_CLIENT_PORT = 68
 PXE_PORT = 4011
@@ -116,6 +118,7 @@ def dhcp_socket(interface: Interface, port: int, *, is_shared: bool) -> socket.s
         if is_shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.name.encode())
         _bind(sock, ("0.0.0.0", port), f"UDP port {port} on {interface.name}")

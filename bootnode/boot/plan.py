@@ -10,14 +10,14 @@ Sources: protocol notes of RFC 4578, the UEFI specification 2.10 section 24 (HTT
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from types import MappingProxyType
 
 from bootnode.addresses import MacAddress
 from bootnode.boot.client import Client, Speaker
 from bootnode.dhcp.pxe import Architecture
-from bootnode.nodes import Boot, Node
+from bootnode.nodes import Boot, Node, NodeTable
 
 LOADERS: Mapping[Architecture, tuple[str, ...]] = MappingProxyType(
     {
@@ -205,3 +205,35 @@ def decide_script(
     if isinstance(image, str):
         return Hold(node=node.name, mac=mac, site=site, reason=image)
     return ImageBoot(node=node.name, mac=mac, site=site, image=image, kernel_args=node.kernel_args)
+
+
+@dataclass(slots=True, kw_only=True)
+class Policy:
+    """What every protocol asks: the decisions above, over the tables as they are now."""
+
+    table: NodeTable
+    """Replaced as a whole by a reload."""
+    loaders: frozenset[str]
+    """The names of LOADERS that can be served."""
+    spent: set[tuple[str, str]] = field(default_factory=set)
+    """(node, image) of each `boot: once` that was used up."""
+
+    def boot_file(self, client: Client, site: Site) -> BootFile | NoBoot:
+        """The boot file for this client; see `decide_boot`."""
+        node = self.table.to_boot(client.mac)
+        return decide_boot(
+            client,
+            node,
+            site,
+            loaders=self.loaders,
+            is_spent=node is not None and self.is_spent(node),
+        )
+
+    def is_spent(self, node: Node) -> bool:
+        """Whether this node's `boot: once` was used up for its image."""
+        return node.boot is Boot.ONCE and (node.name, node.image or "") in self.spent
+
+    def name(self, mac: MacAddress) -> str:
+        """The node's name, or the MAC of one outside the table."""
+        node = self.table.by_mac(mac)
+        return node.name if node is not None else str(mac)
