@@ -1,0 +1,148 @@
+"""A node of the lab as a qemu command line.
+
+Three kinds of firmware, as real machines have them: `bios` is SeaBIOS with iPXE in the NIC's ROM,
+`uefi` is OVMF with its own PXE (the NIC has no ROM), `uefi-http` is OVMF with UEFI HTTP Boot.
+All of them talk to the serial line, which goes to the console log and to a socket for people.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+from bootnode.addresses import MacAddress
+from bootnode.errors import LabError
+from bootnode.lab.config import LabConfig
+from bootnode.lab.requirements import OVMF_CODE, OVMF_VARS
+
+Firmware = Literal["bios", "uefi", "uefi-http"]
+
+NAME_LENGTH_MAX = 63
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH_MAX - 1}}}")
+_ACCEL = {
+    # A node has one CPU, so a thread per CPU buys nothing, and single is steadier with many nodes.
+    "tcg": "tcg,thread=single",
+    "kvm": "kvm",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeVm:
+    """A diskless machine with one NIC."""
+
+    name: str
+    """A host name; also names its console log."""
+    mac: MacAddress
+    firmware: Firmware = "bios"
+    memory_mib: int = 1024
+    tap: str | None = None
+    """The tap whose switch it is plugged into; None: the lab's first."""
+    ends_on_reboot: bool = False
+    """Whether a reboot ends qemu instead of booting again."""
+    arguments: tuple[str, ...] = ()
+    """More qemu arguments, after ours."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise LabError(
+                f"'{self.name}' cannot name a node (want 1 to {NAME_LENGTH_MAX} letters, digits,"
+                " dots and hyphens)"
+            )
+        if self.firmware not in get_args(Firmware):
+            raise LabError(
+                f"firmware '{self.firmware}' is unknown (want {', '.join(get_args(Firmware))})"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmFiles:
+    """Where one node's sockets and files are; relative ones start at the lab's folder."""
+
+    switch: Path
+    console_socket: Path
+    console_log: Path
+    monitor_socket: Path
+    firmware_vars: Path
+
+    @classmethod
+    def of(cls, vm: NodeVm, config: LabConfig) -> Self:
+        """The files of `vm` in the lab `config`.
+
+        Raises:
+            LabError: the lab has no such tap.
+        """
+        return cls(
+            switch=config.switch_socket(vm.tap),
+            # Absolute they would be too long for a socket; qemu runs in the lab's folder.
+            console_socket=config.console_socket(vm.name).relative_to(config.folder),
+            console_log=config.console(vm.name),
+            monitor_socket=config.monitor_socket(vm.name).relative_to(config.folder),
+            firmware_vars=config.run / f"{vm.name}.vars",
+        )
+
+
+def prepare_files(vm: NodeVm, files: VmFiles) -> None:
+    """Give the node fresh firmware variables and an empty console."""
+    files.console_log.write_bytes(b"")
+    if vm.firmware != "bios":
+        shutil.copyfile(OVMF_VARS, files.firmware_vars)
+
+
+def qemu_command(vm: NodeVm, *, accel: Literal["tcg", "kvm"], files: VmFiles) -> list[str]:
+    """The command line that runs `vm` in the lab's folder."""
+    return [
+        *("qemu-system-x86_64", "-name", vm.name, "-no-user-config", "-nodefaults"),
+        *("-accel", _ACCEL[accel], "-cpu", "qemu64", "-smp", "1", "-m", str(vm.memory_mib)),
+        # graphics=off is what makes SeaBIOS, and by it iPXE, use the serial line.
+        *("-machine", "pc,graphics=off", "-display", "none"),
+        *_console(files),
+        *_firmware(vm, files),
+        *_network(vm, files),
+        *(["-no-reboot"] if vm.ends_on_reboot else []),
+        *vm.arguments,
+    ]
+
+
+def _console(files: VmFiles) -> list[str]:
+    console = f"path={_escape(files.console_socket)},logfile={_escape(files.console_log)}"
+    monitor = f"path={_escape(files.monitor_socket)}"
+    return [
+        *("-chardev", f"socket,id=console,server=on,wait=off,{console}"),
+        *("-serial", "chardev:console"),
+        *("-chardev", f"socket,id=monitor,server=on,wait=off,{monitor}"),
+        *("-mon", "chardev=monitor,mode=control"),
+    ]
+
+
+def _firmware(vm: NodeVm, files: VmFiles) -> list[str]:
+    if vm.firmware == "bios":
+        return ["-boot", "n"]
+    flash = [
+        *("-drive", f"if=pflash,format=raw,readonly=on,file={_escape(OVMF_CODE)}"),
+        *("-drive", f"if=pflash,format=raw,file={_escape(files.firmware_vars)}"),
+    ]
+    if vm.firmware == "uefi":
+        return flash
+    # OVMF tries PXE before HTTP Boot, and waits minutes for each.
+    return [
+        *flash,
+        *("-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=no"),
+        *("-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=no"),
+    ]
+
+
+def _network(vm: NodeVm, files: VmFiles) -> list[str]:
+    # An empty romfile takes iPXE away, so that OVMF's own network stack boots.
+    rom = "" if vm.firmware == "bios" else ",romfile="
+    return [
+        *("-netdev", f"vde,id=net,sock={_escape(files.switch)}"),
+        *("-device", f"virtio-net-pci,netdev=net,mac={vm.mac}{rom}"),
+    ]
+
+
+def _escape(path: Path) -> str:
+    """A path as a value in qemu's comma-separated options."""
+    return str(path).replace(",", ",,")

@@ -1,0 +1,116 @@
+"""A node that was switched on: its console as text, its power by qemu's monitor (QMP)."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bootnode.errors import LabError
+from bootnode.lab.console import clean, open_unix
+from bootnode.lab.process import LabProcess
+
+POWER_ON_TIMEOUT_S = 10.0
+POWER_OFF_TIMEOUT_S = 5.0
+_MONITOR_TIMEOUT_S = 5.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningVm:
+    """A node and the qemu process that is it."""
+
+    process: LabProcess
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.process.name
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was switched on."""
+        return self.process.seconds
+
+    @property
+    def console_text(self) -> str:
+        """All it wrote on its serial line since power-on, without terminal control sequences."""
+        return clean(self.process.config.console(self.name).read_bytes())
+
+    def wait_console(self, pattern: str, timeout_s: float) -> re.Match[str]:
+        """Wait until the console matches the regular expression.
+
+        Raises:
+            LabError: the node went off first, or nothing matched; with the console's last lines.
+        """
+        return self.process.wait_text(
+            pattern, lambda: self.console_text, what="console", timeout_s=timeout_s
+        )
+
+    def wait_powered_on(self) -> None:
+        """Wait until qemu answers on its monitor.
+
+        Raises:
+            LabError: it ended, or is silent; with what it said.
+        """
+        deadline = time.monotonic() + POWER_ON_TIMEOUT_S
+        while not self._monitor_path.is_socket():
+            exit_status = self.process.poll()
+            if exit_status is not None or time.monotonic() > deadline:
+                raise LabError(
+                    f"node '{self.name}' does not start (status {exit_status}):"
+                    f" {self.process.log_text.strip()}"
+                )
+            time.sleep(_POLL_S)
+        self._monitor("query-status")
+
+    def reset(self) -> None:
+        """Press the reset button.
+
+        Raises:
+            LabError: the node is off.
+        """
+        self._monitor("system_reset")
+
+    def power_off(self) -> None:
+        """Pull the plug; harmless when it is off.
+
+        Raises:
+            LabError: the lab is down.
+        """
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(POWER_OFF_TIMEOUT_S)
+        self._monitor_path.unlink(missing_ok=True)
+
+    @property
+    def _monitor_path(self) -> Path:
+        return self.process.config.monitor_socket(self.name)
+
+    def _monitor(self, command: str) -> None:
+        try:
+            with open_unix(self._monitor_path, timeout_s=_MONITOR_TIMEOUT_S) as monitor:
+                _qmp(monitor, command)
+        except OSError as error:
+            raise LabError(
+                f"node '{self.name}' does not answer on its monitor ({error}); is it switched on?"
+            ) from error
+
+
+def _qmp(monitor: socket.socket, command: str) -> None:
+    """Run one command by the QEMU Machine Protocol: greeting, capabilities, command."""
+    with monitor.makefile("rwb") as stream:
+        stream.readline()
+        for step in ("qmp_capabilities", command):
+            stream.write(json.dumps({"execute": step}).encode() + b"\n")
+            stream.flush()
+            reply: dict[str, Any] = {}
+            while "return" not in reply:  # events may come in between
+                line = stream.readline()
+                reply = json.loads(line or "{}")
+                if not line or "error" in reply:
+                    raise LabError(f"qemu's monitor refuses {step}: {line.decode()}")
