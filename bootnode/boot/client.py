@@ -17,8 +17,6 @@ from bootnode.dhcp import options, pxe
 from bootnode.dhcp.packet import Packet
 from bootnode.dhcp.pxe import Architecture
 
-IPXE_USER_CLASS = b"iPXE"
-
 
 class Speaker(Enum):
     """Which program on the machine sent this message."""
@@ -71,19 +69,20 @@ class Client:
 def classify(packet: Packet, mac: MacAddress) -> Client:
     """Tell from a DHCP request which voice is speaking; never raises."""
     vendor_class = packet.get(options.VENDOR_CLASS) or ""
-    architecture = _architecture(packet)
+    # Never option 60's number: U-Boot prints it in hexadecimal.
+    architecture = pxe.known_architecture(packet.get(options.ARCHITECTURES) or ())
     features = _ipxe_features(packet)
     if _is_ipxe(packet):
         speaker = Speaker.IPXE
-    elif vendor_class.startswith("HTTPClient") or (
+    elif vendor_class.startswith(pxe.HTTP_CLIENT) or (
         architecture is not None and architecture.is_http
     ):
         speaker = Speaker.HTTP_BOOT
-    elif vendor_class.startswith("PXEClient"):
+    elif vendor_class.startswith(pxe.PXE_CLIENT):
         speaker = Speaker.FIRMWARE
     else:
         speaker = Speaker.OS
-    if vendor_class.startswith("PXEClient") and packet.get(options.ARCHITECTURES) is None:
+    if vendor_class.startswith(pxe.PXE_CLIENT) and packet.get(options.ARCHITECTURES) is None:
         # Old ROMs leave option 93 out; all of them are PC BIOSes.
         architecture = Architecture.X86_BIOS
     return Client(
@@ -95,19 +94,11 @@ def classify(packet: Packet, mac: MacAddress) -> Client:
     )
 
 
-def _architecture(packet: Packet) -> Architecture | None:
-    """The first architecture named that we know; never option 60's number (U-Boot prints hex)."""
-    for number in packet.get(options.ARCHITECTURES) or ():
-        if number in Architecture.__members__.values():
-            return Architecture(number)
-    return None
-
-
 def _is_ipxe(packet: Packet) -> bool:
     # Mellanox FlexBoot sends option 175 but no user class; a few forks the other way round.
     if options.IPXE_ENCAPSULATED.code in packet.options:
         return True
-    return IPXE_USER_CLASS in (packet.get(options.USER_CLASS) or ())
+    return pxe.IPXE_USER_CLASS in (packet.get(options.USER_CLASS) or ())
 
 
 def _ipxe_features(packet: Packet) -> frozenset[int]:

@@ -23,16 +23,10 @@ LOADERS: Mapping[Architecture, tuple[str, ...]] = MappingProxyType(
     {
         # undionly uses the ROM's own network driver, the one that has just proved to work.
         Architecture.X86_BIOS: ("undionly.kpxe", "ipxe.pxe"),
-        Architecture.EFI_IA32: ("snponly-ia32.efi", "ipxe-ia32.efi"),
+        Architecture.X86_UEFI: ("snponly-ia32.efi", "ipxe-ia32.efi"),
         # snponly uses the firmware's driver too, and is 4 s quicker than ipxe.efi's own ones.
-        Architecture.EFI_X64: ("snponly.efi", "ipxe.efi"),
-        # RFC 4578's text had 7 and 9 swapped; firmware sends either for x64.
-        Architecture.EFI_BC: ("snponly.efi", "ipxe.efi"),
-        Architecture.EFI_ARM64: ("snponly-arm64.efi", "ipxe-arm64.efi"),
-        Architecture.EFI_IA32_HTTP: ("snponly-ia32.efi", "ipxe-ia32.efi"),
-        Architecture.EFI_X64_HTTP: ("snponly.efi", "ipxe.efi"),
-        Architecture.EFI_BC_HTTP: ("snponly.efi", "ipxe.efi"),
-        Architecture.EFI_ARM64_HTTP: ("snponly-arm64.efi", "ipxe-arm64.efi"),
+        Architecture.X64_UEFI: ("snponly.efi", "ipxe.efi"),
+        Architecture.ARM64_UEFI: ("snponly-arm64.efi", "ipxe-arm64.efi"),
     }
 )
 """The boot loaders for each architecture by file name, the better one first."""
@@ -129,7 +123,7 @@ def _for_ipxe(client: Client, site: Site, loaders: Collection[str]) -> BootFile 
 def _loader(client: Client, site: Site, loaders: Collection[str]) -> BootFile | NoBoot:
     if client.architecture is None:
         return NoBoot(reason=f"its architecture is unknown ({client.vendor_class!r})")
-    wanted = LOADERS.get(client.architecture, ())
+    wanted = LOADERS.get(client.architecture.base, ())
     for name in wanted:
         if name in loaders:
             is_url = client.speaker is Speaker.HTTP_BOOT

@@ -361,13 +361,13 @@ def _boot_options(
             return options
         case Speaker.HTTP_BOOT:
             # EDK2 takes an offer for HTTP Boot only if it says so itself.
-            options.update([opt.VENDOR_CLASS.item("HTTPClient")])
+            options.update([opt.VENDOR_CLASS.item(pxe.HTTP_CLIENT)])
         case _:
             options.update(
                 [
                     opt.TFTP_SERVER.item(str(server)),
                     # Exactly this text: EDK2 and ROMs compare nine bytes.
-                    opt.VENDOR_CLASS.item("PXEClient"),
+                    opt.VENDOR_CLASS.item(pxe.PXE_CLIENT),
                     # Skip the discovery of boot servers, boot this file. Without it EDK2 would
                     # ask port 4011 before it believes an offer that says PXEClient.
                     opt.VENDOR_ENCAPSULATED.item(pxe.BOOT_THIS_FILE),
@@ -393,7 +393,7 @@ def _with_broadcast(packet: Packet) -> Packet:
 _IPXE_PROXY_OPTIONS = dict(
     [
         # iPXE looks for a ProxyDHCP offer by its vendor class.
-        opt.VENDOR_CLASS.item("PXEClient"),
+        opt.VENDOR_CLASS.item(pxe.PXE_CLIENT),
         # Above the DHCP server's own settings, should it send a boot file as well.
         opt.IPXE_ENCAPSULATED.item(pxe.IPXE_PROXY_FIRST),
     ]

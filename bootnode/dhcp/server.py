@@ -154,9 +154,9 @@ class DhcpServer:
             self._journal.count("dhcp.malformed_option")
             log.warning("mac=%s xid=%08x %s", request.mac, request.xid, problem)
         self._follow(request, outcome, now)
-        self._act(request, outcome)
+        self._act(outcome)
 
-    def _act(self, request: Packet, outcome: Reply | Ignored) -> None:
+    def _act(self, outcome: Reply | Ignored) -> None:
         """Store what is to be stored, then send."""
         if isinstance(outcome, Ignored):
             if outcome.lease is not None:
@@ -221,8 +221,7 @@ class DhcpServer:
 
     def _follow_reply(self, reply: Reply, asked: str, now: float) -> None:
         mac, packet = reply.mac, reply.packet
-        answer = packet.message_type
-        assert answer is not None  # every reply of ours has a type
+        answer = packet.message_type or MessageType.UNKNOWN
         address = packet.yiaddr if packet.yiaddr != UNSPECIFIED else packet.ciaddr
         boot_file = packet.get(opt.BOOT_FILE) or ""
         log.info(
