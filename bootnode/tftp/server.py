@@ -172,8 +172,9 @@ class TftpServer:
         """Stop: tell the clients whose transfers run, close all sockets and files."""
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
-            loop.remove_reader(sock)
-            sock.close()
+            if sock.fileno() >= 0:
+                loop.remove_reader(sock)
+                sock.close()
         for connection in list(self._transfers.values()):
             connection.shut_down()
 
