@@ -223,7 +223,7 @@ class PxeOptions:
         return b"".join(parts) + bytes((END,))
 
 
-BOOT_FILE_ONLY = PxeOptions(discovery_control=Discovery.BOOT_FILE_ONLY).serialize()
+BOOT_THIS_FILE: Final = PxeOptions(discovery_control=Discovery.BOOT_FILE_ONLY).serialize()
 """The value of option 43 that sends a PXE client straight to the boot file beside it.
 
 Without it EDK2 takes option 60 = PXEClient to mean: ask port 4011, whatever the offer names.
@@ -319,6 +319,11 @@ def ipxe_options(*, no_pxedhcp: bool = True, priority: int | None = None) -> byt
         parts.append(_sub_option(_IpxeTag.NO_PXEDHCP, b"\1"))
     return b"".join(parts)
 
+
+IPXE_NO_PXEDHCP: Final = ipxe_options()
+"""The value of option 175 for a reply from the only boot server there is."""
+IPXE_PROXY_FIRST: Final = ipxe_options(no_pxedhcp=False, priority=1)
+"""The value of option 175 for a ProxyDHCP offer."""
 
 _UUID_PLACEHOLDERS = frozenset(
     bytes.fromhex(text)

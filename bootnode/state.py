@@ -1,0 +1,182 @@
+"""What must survive a restart: leases and boot-once marks, in one SQLite file.
+
+Rules: a lease is on the disk before its ACK leaves (WAL, synchronous=FULL; many leases share one
+commit). One address has one MAC and one MAC one address, by constraint. A file that SQLite cannot
+make sense of is renamed out of the way and an empty one takes its place: leases come back as the
+clients renew, a daemon that does not start brings nobody back. Every other trouble with the file
+(missing directory, no permission, a newer version's) is a StartError.
+
+One thread writes at a time; the daemon gives the store an executor with one worker. Failures of
+`save` and the like are `sqlite3.Error`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from bootnode.addresses import MacAddress
+from bootnode.dhcp.leases import Lease, LeaseState
+from bootnode.errors import StartError
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE lease (
+    address TEXT PRIMARY KEY,
+    mac TEXT NOT NULL,
+    state TEXT NOT NULL,
+    expires_s REAL NOT NULL,
+    client_id BLOB,
+    hostname TEXT NOT NULL
+) WITHOUT ROWID;
+-- Whoever declined an address gets another one: a quarantine is not the client's lease.
+CREATE UNIQUE INDEX lease_of_mac ON lease (mac) WHERE state != 'declined';
+CREATE TABLE spent_boot (
+    node TEXT NOT NULL,
+    image TEXT NOT NULL,
+    PRIMARY KEY (node, image)
+) WITHOUT ROWID;
+"""
+_BUSY_TIMEOUT_S = 5.0
+_COMPANIONS = ("", "-wal", "-shm")
+"""Suffixes of the files that make up one database."""
+
+
+class LeaseStore:
+    """Leases and boot-once marks on disk.
+
+    Raises:
+        StartError: the file cannot be opened or belongs to a newer bootnode.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.damage: str | None = None
+        """What was wrong with the file and where it is now, if it had to be set aside."""
+        try:
+            self._connection = _open(path)
+        except _DamagedError as error:
+            aside = _set_aside(path)
+            self.damage = (
+                f"{path}: {error}; moved to {aside}, starting without leases and boot-once marks"
+            )
+            self._connection = _open(path)
+
+    def load(self) -> list[Lease]:
+        """Every lease stored."""
+        return _read_leases(self._connection)
+
+    def save(self, leases: Sequence[Lease]) -> None:
+        """Store leases in one transaction, each in place of what its address or MAC had before."""
+        rows = [
+            (
+                str(lease.address),
+                str(lease.mac),
+                lease.state.value,
+                lease.expires_s,
+                lease.client_id,
+                lease.hostname,
+            )
+            for lease in leases
+        ]
+        with self._connection:
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?)", rows
+            )
+
+    def spent_boots(self) -> set[tuple[str, str]]:
+        """The nodes and images of `boot: once` that have had their boot."""
+        return set(self._connection.execute("SELECT node, image FROM spent_boot"))
+
+    def spend_boot(self, node: str, image: str) -> None:
+        """Mark that a node has had its one boot of an image."""
+        with self._connection:
+            self._connection.execute(
+                "INSERT OR IGNORE INTO spent_boot VALUES (?, ?)", (node, image)
+            )
+
+    def rearm_boot(self, node: str) -> None:
+        """Let a node boot once more, whatever the image."""
+        with self._connection:
+            self._connection.execute("DELETE FROM spent_boot WHERE node = ?", (node,))
+
+    def close(self) -> None:
+        """Close the file; the store is of no use afterwards."""
+        self._connection.close()
+
+
+class _DamagedError(Exception):
+    """The file is there and is not a database of ours."""
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise StartError(f"{path}: {error} (want a file in a directory we may write)") from None
+    try:
+        _prepare(connection, path)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if getattr(error, "sqlite_errorcode", None) in (
+            sqlite3.SQLITE_CORRUPT,
+            sqlite3.SQLITE_NOTADB,
+        ):
+            raise _DamagedError(str(error)) from None
+        raise StartError(f"{path}: {error} (want a file that we alone may write)") from None
+    except Exception:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Check the file from end to end, and make the tables in a new one."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise _DamagedError(verdict)
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise StartError(
+            f"{path}: written by a newer bootnode (schema {version}, this one knows "
+            f"{SCHEMA_VERSION}): upgrade, or move the file away"
+        )
+    if version == 0:
+        connection.executescript(
+            f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+    try:
+        _read_leases(connection)
+    except ValueError as error:
+        raise _DamagedError(str(error)) from None
+
+
+def _read_leases(connection: sqlite3.Connection) -> list[Lease]:
+    return [
+        Lease(
+            address=IPv4Address(address),
+            mac=MacAddress.parse(mac),
+            state=LeaseState(state),
+            expires_s=expires_s,
+            client_id=client_id,
+            hostname=hostname,
+        )
+        for address, mac, state, expires_s, client_id, hostname in connection.execute(
+            "SELECT address, mac, state, expires_s, client_id, hostname FROM lease"
+        )
+    ]
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename the file and its companions to the first name that is free."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    for companion in _COMPANIONS:
+        part = path.with_name(path.name + companion)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + companion))
+    return aside
