@@ -51,7 +51,7 @@ class RouterAdvertisement:
     """0 when it is no default router, and yet may announce prefixes."""
 
 
-def parse(frame: bytes) -> RouterSolicitation | RouterAdvertisement | None:
+def parse_frame(frame: bytes) -> RouterSolicitation | RouterAdvertisement | None:
     """Read a frame that may be a valid router solicitation or advertisement; None if neither."""
     if len(frame) < _HEADERS.size + _SOLICITATION.size:
         return None
