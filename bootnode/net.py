@@ -38,6 +38,8 @@ IP_PKTINFO = 8
 DHCP_SERVER_PORT = 67
 DHCP_CLIENT_PORT = 68
 PXE_PORT = 4011
+BACKLOG = 4096
+"""Connections that wait to be accepted while a rack boots."""
 RECEIVE_BUFFER_BYTES = 1 << 20
 """Asked for on DHCP sockets: a rack powered on at once is a burst."""
 
@@ -160,9 +162,32 @@ def http_socket(address: IPv4Address, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _bind(sock, (str(address), port), f"TCP port {port} (HTTP)")
-        sock.listen(4096)
+        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
+        raise
+    return sock
+
+
+def unix_socket(path: Path) -> socket.socket:
+    """A listening socket for commands of this machine; who may use it, file permissions say.
+
+    Raises:
+        StartError: another daemon listens there, or the file cannot be made.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise StartError(f"another bootnoded is running: it listens on {path}")
+        path.unlink(missing_ok=True)  # left behind by one that was killed
+        sock.bind(str(path))
+        path.chmod(0o660)
+        sock.listen(BACKLOG)
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError):
+            raise StartError(f"{path} cannot be made: {error.strerror or error}") from None
         raise
     return sock
 

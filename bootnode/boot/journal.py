@@ -156,6 +156,12 @@ class Journal:
         boot = record.boots[-1]
         boot.reach(stage, detail[:REPORT_MAX], now)
 
+    def use_image(self, mac: MacAddress, image: str) -> None:
+        """The boot under way was given this image, as `name/version`."""
+        record = self._records.get(mac)
+        if record is not None and record.boot is not None:
+            record.boot.image = image
+
     def note(self, mac: MacAddress, text: str, *, now: float) -> None:
         """Remember something that is no stage, such as an aborted transfer."""
         self._touch(mac, now).notes.append(Note(time=now, text=text[:REPORT_MAX]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sqlite3
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -22,7 +23,7 @@ from bootnode.dhcp.leases import Lease
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import PACKET_SIZE_MAX, UNSPECIFIED, Packet
 from bootnode.dhcp.responder import BROADCAST, PXE_PORT, Arrival, Ignored, Reply, Responder
-from bootnode.errors import BootnodeError, PacketError
+from bootnode.errors import PacketError
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class LeaseWriter:
                     self._executor, self._save, [lease for lease, _ in batch]
                 )
                 is_stored = True
-            except (BootnodeError, OSError) as error:
+            except (sqlite3.Error, OSError) as error:
                 log.error("leases=%d not stored: %s", len(batch), error)
                 is_stored = False
             for _, when_done in batch:

@@ -1,0 +1,418 @@
+"""bootnoded: everything wired together from the configuration; start, reload, stop.
+
+Starting takes every socket and file first and begins to serve only when all are there, so that a
+port in use never leaves half a server behind. A reload with errors keeps the old table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, suppress
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from types import MappingProxyType
+
+from aiohttp import web
+
+from bootnode import __version__, net
+from bootnode.addresses import Interface, MacAddress
+from bootnode.boot.journal import Journal, Stage
+from bootnode.boot.plan import LOADER_NAMES, Policy, Site
+from bootnode.config import DEFAULT_CONFIG, Config, NetworkSettings, load_config
+from bootnode.dhcp.leases import LeaseTable
+from bootnode.dhcp.responder import Responder
+from bootnode.dhcp.server import DhcpServer, LeaseWriter
+from bootnode.errors import BootnodeError, ConfigError, StartError
+from bootnode.files import FileRoots, open_source
+from bootnode.image.store import ImageStore
+from bootnode.ndp.server import RouterSolicitationServer
+from bootnode.nodes import Boot, NodeTable, load_nodes
+from bootnode.notify import notify, reloading, watchdog_interval_s
+from bootnode.state import LeaseStore
+from bootnode.tftp.packet import ReadRequest
+from bootnode.tftp.server import Endpoint, Refused, TftpServer, TransferEvent
+from bootnode.tftp.transfer import Completed, Failed, FileSource
+from bootnode.web.app import WebApp
+
+log = logging.getLogger(__name__)
+
+LOADER_FOLDERS = (Path("/usr/lib/ipxe"),)
+"""Where Debian's package `ipxe` puts its loaders."""
+LOADER_FILES: Mapping[str, Path] = MappingProxyType({"ipxe.efi": Path("/boot/ipxe.efi")})
+"""The one that the package keeps elsewhere, so that GRUB finds it."""
+STOP_S = 1.5
+"""Seconds that transfers under way get when the daemon ends."""
+LOOPBACK = IPv4Address("127.0.0.1")
+
+
+def file_roots(config: Config) -> FileRoots:
+    """What TFTP serves: the user's own folder, then the loaders of the package."""
+    own = [config.files] if config.files is not None else []
+    return FileRoots([*own, *LOADER_FOLDERS], aliases=LOADER_FILES)
+
+
+def available_loaders(roots: FileRoots) -> frozenset[str]:
+    """The boot loaders that are there.
+
+    Raises:
+        StartError: there is none at all.
+    """
+    found = set()
+    for name in LOADER_NAMES:
+        with suppress(OSError):
+            roots.resolve(name)
+            found.add(name)
+    if not found:
+        raise StartError(
+            "there is no boot loader: install the package ipxe (`apt install ipxe`), "
+            "or put undionly.kpxe and snponly.efi into the folder that `files` names"
+        )
+    return frozenset(found)
+
+
+class Daemon:
+    """A whole server: made, opened, served, closed."""
+
+    def __init__(self, config_path: Path, *, state_dir: Path | None = None) -> None:
+        """Read the configuration.
+
+        Raises:
+            ConfigError: it has problems.
+        """
+        self._config_path = config_path
+        self._state_dir = state_dir
+        self.config = load_config(config_path, state_dir=state_dir)
+        table = load_nodes(self.config.nodes)
+        self.journal = Journal()
+        self._roots = file_roots(self.config)
+        self.policy = Policy(table=table, loaders=frozenset())
+        self._leases: list[tuple[IPv4Network, LeaseTable]] = []
+        self._stop = asyncio.Event()
+        self._reload_lock = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Open everything, serve until `stop`, close everything.
+
+        Raises:
+            StartError: a port is in use, an interface missing, no loader there.
+        """
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            notify("READY=1")
+            log.info("%d nodes in the table", len(self.policy.table))
+            print("bootnoded: ready", file=sys.stderr, flush=True)  # noqa: T201  # the contract
+            watchdog = asyncio.create_task(_watchdog())
+            try:
+                await self._stop.wait()
+            finally:
+                watchdog.cancel()
+                notify("STOPPING=1")
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stop.set()
+
+    # Start
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """Take every socket and file, then begin to serve."""
+        self.policy.loaders = available_loaders(self._roots)
+        self._open_state(stack)
+        interfaces = [net.find_interface(network.interface) for network in self.config.networks]
+        networks = list(zip(self.config.networks, interfaces, strict=True))
+        writer = LeaseWriter(self._store.save, self._executor)
+        servers: list[DhcpServer | RouterSolicitationServer] = []
+        for settings, interface in networks:
+            if settings.dhcp != "off":
+                servers += self._dhcp(settings, interface, writer, stack)
+        tftp = TftpServer(
+            [_keep(stack, net.tftp_socket(i, self.config.tftp.port)) for i in interfaces],
+            self._open_file,
+            self._on_transfer,
+        )
+        sites = await self._http(interfaces, stack)
+        # Everything is taken: from here on, nothing can turn out to be in use.
+        stack.push_async_callback(writer.aclose)
+        for server in servers:
+            server.start()
+            stack.callback(server.close)
+        tftp.start()
+        stack.push_async_callback(tftp.aclose)
+        for site in sites:
+            await site.start()
+
+    def _open_state(self, stack: AsyncExitStack) -> None:
+        folder = self.config.state_dir
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartError(
+                f"state_dir {folder} cannot be made: {error.strerror}: "
+                "create it for the user that runs bootnoded, or name another one"
+            ) from None
+        self._store = LeaseStore(folder / "state.sqlite")
+        stack.callback(self._store.close)
+        if self._store.damage is not None:
+            log.error("%s", self._store.damage)
+        # SQLite waits for the disk: in a thread of its own, so that no packet does.
+        self._executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="state"))
+        self.policy.spent |= self._store.spent_boots()
+
+    def _dhcp(
+        self,
+        settings: NetworkSettings,
+        interface: Interface,
+        writer: LeaseWriter,
+        stack: AsyncExitStack,
+    ) -> Iterator[DhcpServer | RouterSolicitationServer]:
+        """DHCP on one network, and the answer to router solicitations where we may give it."""
+        leases = self._lease_table(settings, interface)
+        is_shared = settings.dhcp == "proxy"
+        frames = net.neighbour_socket(interface)
+        solicitations: RouterSolicitationServer | None = None
+        if frames is None:
+            log.warning(
+                "interface=%s no CAP_NET_RAW: replies to new clients go by broadcast, and iPXE "
+                "will wait 16 s for an IPv6 router",
+                interface.name,
+            )
+        else:
+            solicitations = RouterSolicitationServer(
+                interface=interface,
+                frames=_keep(stack, frames),
+                journal=self.journal,
+                clock=time.time,
+            )
+            yield solicitations
+        unicast = net.unicast_socket(interface)
+        yield DhcpServer(
+            interface=interface,
+            server_socket=_keep(
+                stack, net.dhcp_socket(interface, net.DHCP_SERVER_PORT, is_shared=is_shared)
+            ),
+            pxe_socket=_keep(stack, net.dhcp_socket(interface, net.PXE_PORT, is_shared=is_shared)),
+            unicast_socket=_keep(stack, unicast) if unicast is not None else None,
+            responder=Responder(
+                settings=settings,
+                interface=interface,
+                site=self._site(interface),
+                leases=leases,
+                policy=self.policy,
+            ),
+            writer=writer,
+            journal=self.journal,
+            clock=time.time,
+            on_boot=solicitations.boots if solicitations is not None else lambda _mac: None,
+        )
+
+    def _lease_table(self, settings: NetworkSettings, interface: Interface) -> LeaseTable:
+        subnet, pool = interface.address.network, settings.pool
+        if pool is not None and not (pool.first in subnet and pool.last in subnet):
+            raise StartError(
+                f"the pool {pool} is not within {subnet}, the network of {interface.name} "
+                f"({interface.address}): mend `pool` in bootnoded.yaml, or the interface's address"
+            )
+        taken = {interface.address.ip, *settings.dns, *settings.ntp}
+        if settings.router is not None:
+            taken.add(settings.router)
+        leases = LeaseTable(subnet=subnet, pool=pool, excluded=frozenset(taken))
+        leases.reserve(_within(self.policy.table.reservations, subnet))
+        leases.restore(lease for lease in self._store.load() if lease.address in subnet)
+        self._leases.append((subnet, leases))
+        return leases
+
+    def _site(self, interface: Interface) -> Site:
+        return Site(address=interface.address.ip, http_port=self.config.http.port)
+
+    async def _http(
+        self, interfaces: Iterable[Interface], stack: AsyncExitStack
+    ) -> list[web.BaseSite]:
+        """The web server on each network, on loopback, and on the Unix socket."""
+        http = WebApp(
+            policy=self.policy,
+            journal=self.journal,
+            images=ImageStore(self.config.images),
+            roots=self._roots,
+            files=self.config.files,
+            clock=time.time,
+            on_delivered=self._on_delivered,
+        )
+        addresses = {*(interface.address.ip for interface in interfaces), LOOPBACK}
+        sockets = [
+            _keep(stack, net.http_socket(address, self.config.http.port))
+            for address in sorted(addresses)
+        ]
+        sockets.append(_keep(stack, net.unix_socket(self.config.socket)))
+        stack.callback(self.config.socket.unlink, missing_ok=True)
+        runner = web.AppRunner(http.app, access_log=None, shutdown_timeout=STOP_S)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        return [web.SockSite(runner, sock, backlog=net.BACKLOG) for sock in sockets]
+
+    # Serve
+
+    def _open_file(self, request: ReadRequest, _client: Endpoint) -> FileSource:
+        return open_source(self._roots.resolve(request.filename))
+
+    def _on_transfer(self, event: TransferEvent) -> None:
+        """Tell the journal what a node did by TFTP."""
+        mac = self.journal.at(event.client.host)
+        if mac is None:
+            return
+        now = time.time()
+        match event.outcome:
+            case Completed():
+                self.journal.reach(mac, Stage.LOADER, now=now, detail=event.filename)
+            case Failed(reason=reason) | Refused(reason=reason):
+                self.journal.note(mac, f"tftp {event.filename}: {reason}", now=now)
+
+    def _on_delivered(self, mac: MacAddress) -> None:
+        """A node has all of its image: its `boot: once` is used up."""
+        node = self.policy.table.by_mac(mac)
+        if node is None or node.boot is not Boot.ONCE or self.policy.is_spent(node):
+            return
+        self.policy.spent.add((node.name, node.image or ""))
+        self._spawn(self._store.spend_boot, node.name, node.image or "")
+        log.info("node=%s has had its `boot: once`: from now on it boots locally", node.name)
+
+    def _spawn(self, write: Callable[..., None], *arguments: str) -> None:
+        """Write a mark in the thread of the database; a failure is logged, and the mark counts."""
+
+        def report(done: Future[None]) -> None:
+            if error := done.exception():
+                log.error("%s not stored: %s", " ".join(arguments), error)
+
+        self._executor.submit(write, *arguments).add_done_callback(report)
+
+    # Reload
+
+    async def reload(self) -> None:
+        """Read the node table again; with errors in it, the old one stays."""
+        async with self._reload_lock:
+            notify(reloading())
+            try:
+                # Parsing 5,000 nodes takes a second: not in the event loop.
+                config, table = await asyncio.to_thread(self._read)
+            except ConfigError as error:
+                for problem in error.problems:
+                    log.error("%s", problem)
+                log.error("reload: %d problems, the old table stays", len(error.problems))
+            else:
+                self._replace(config, table)
+            notify("READY=1")
+
+    def _read(self) -> tuple[Config, NodeTable]:
+        config = load_config(self._config_path, state_dir=self._state_dir)
+        return config, load_nodes(config.nodes)
+
+    def _replace(self, config: Config, table: NodeTable) -> None:
+        if config.model_copy(update={"nodes": self.config.nodes}) != self.config:
+            log.warning(
+                "reload: %s has changed beyond `nodes`: restart bootnoded for that to count",
+                self._config_path,
+            )
+        self.policy.table = table
+        for subnet, leases in self._leases:
+            leases.reserve(_within(table.reservations, subnet))
+        for name, image in [*self.policy.spent]:
+            node = table.by_name(name)
+            if node is None or node.boot is not Boot.ONCE:
+                # Taken out of `once`: put back in, it boots from the network once more.
+                self.policy.spent.discard((name, image))
+                self._spawn(self._store.rearm_boot, name)
+        with suppress(StartError):  # keeps the loaders of the start; a missing file is refused
+            self.policy.loaders = available_loaders(self._roots)
+        log.info("reload: %d nodes in the table", len(table))
+
+
+def _keep(stack: AsyncExitStack, sock: socket.socket) -> socket.socket:
+    """A socket that is closed with the daemon, even if nobody comes to use it."""
+    stack.callback(sock.close)
+    return sock
+
+
+def _within(
+    reservations: Mapping[MacAddress, IPv4Address], subnet: IPv4Network
+) -> dict[MacAddress, IPv4Address]:
+    return {mac: address for mac, address in reservations.items() if address in subnet}
+
+
+async def _watchdog() -> None:
+    """Tell systemd that the loop turns, for as long as it does."""
+    interval_s = watchdog_interval_s()
+    while interval_s is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)
+
+
+async def _serve(daemon: Daemon) -> None:
+    loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(daemon.reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.stop)
+    await daemon.run()
+
+
+def set_up_logging(level: int) -> None:
+    """Lines on stderr; the journal of systemd has its own time stamps."""
+    stamp = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    logging.basicConfig(
+        stream=sys.stderr, level=level, format=f"{stamp}%(levelname)s %(name)s %(message)s"
+    )
+
+
+def main() -> None:
+    """The command `bootnoded`."""
+    parser = argparse.ArgumentParser(
+        prog="bootnoded",
+        description="The netboot server: DHCP or ProxyDHCP, TFTP and HTTP in one process.",
+        epilog="example: bootnoded -c config/bootnoded.yaml",
+    )
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        help="the configuration (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--state-dir", metavar="DIR", type=Path, help="keep state here, whatever the file says"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every detail")
+    parser.add_argument("--version", action="version", version=f"bootnoded {__version__}")
+    arguments = parser.parse_args()
+    set_up_logging(logging.DEBUG if arguments.verbose else logging.INFO)
+    try:
+        asyncio.run(_serve_from(arguments.config, arguments.state_dir))
+    except ConfigError as error:
+        for problem in error.problems:
+            log.error("%s", problem)
+        sys.exit(1)
+    except BootnodeError as error:
+        log.error("%s", error)
+        sys.exit(1)
+
+
+async def _serve_from(config: Path, state_dir: Path | None) -> None:
+    await _serve(Daemon(config, state_dir=state_dir))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""HTTP: boot scripts, image files, loaders, the user's own files, stage reports, status.
+
+RFC 9110. Rules that clients force:
+
+- Every body has its exact length, never a content encoding, and no answer is a redirect: iPXE,
+  GRUB and old UEFI firmware each fail on one of these.
+- A boot script is always a script: when a node cannot be started, it says why on the node's
+  screen, waits, and asks again. An error status would leave the node at a dead prompt.
+- A MAC in a URL is a claim. It counts for the journal only from the address that the node has.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from aiohttp import web
+
+from bootnode.addresses import MacAddress
+from bootnode.boot import ipxe
+from bootnode.boot.journal import REPORT_MAX, REPORTED_STAGES, Journal, Stage
+from bootnode.boot.plan import (
+    LOADER_NAMES,
+    Hold,
+    ImageBoot,
+    ImageFiles,
+    Policy,
+    Site,
+    decide_script,
+)
+from bootnode.errors import ImageError
+from bootnode.files import FileRoots
+from bootnode.image.store import ImageStore
+from bootnode.web import status
+from bootnode.web.sendfile import SteppedFileResponse
+
+log = logging.getLogger(__name__)
+
+REQUEST_MAX_BYTES = 64 << 10
+REPORT_MAX_BYTES = 2048
+
+
+class WebApp:
+    """The routes, and what they need to answer."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        journal: Journal,
+        images: ImageStore,
+        roots: FileRoots,
+        files: Path | None,
+        clock: Callable[[], float],
+        on_delivered: Callable[[MacAddress], None],
+    ) -> None:
+        """`files` is the user's own folder; `on_delivered` is called when a node has its image."""
+        self._policy = policy
+        self._journal = journal
+        self._images = images
+        self._roots = roots
+        self._files = FileRoots([files]) if files is not None else None
+        self._clock = clock
+        self._on_delivered = on_delivered
+        self.app = web.Application(
+            client_max_size=REQUEST_MAX_BYTES, middlewares=[self._log_and_guard]
+        )
+        self.app.add_routes(
+            [
+                web.get("/", self._status_page),
+                web.get("/healthz", self._healthz),
+                web.get("/api/status", self._status_json),
+                web.get("/boot/{mac}.ipxe", self._script),
+                web.get("/images/{name}/{version}/{file}", self._image_file),
+                web.get("/loaders/{name}", self._loader),
+                web.get("/files/{path:.+}", self._user_file),
+                web.post("/report/{mac}", self._report),
+            ]
+        )
+
+    @web.middleware
+    async def _log_and_guard(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        """One line for each request; a fault in one costs that request only."""
+        began = time.monotonic()
+        outcome = "500"
+        try:
+            response = await handler(request)
+            outcome = str(response.status)
+        except web.HTTPException as error:
+            outcome = str(error.status)
+            return web.Response(status=error.status, text=f"{error.reason}\n")
+        except ConnectionResetError:
+            # EDK2 and iPXE end early on purpose; so does a node that is switched off.
+            outcome = "aborted"
+            raise
+        else:
+            return response
+        finally:
+            self._journal.count(f"http.{outcome}")
+            level = logging.DEBUG if request.path in ("/healthz", "/api/status") else logging.INFO
+            log.log(
+                level,
+                "client=%s %s %s status=%s seconds=%.3f",
+                *(request.remote, request.method, request.path[:200]),
+                *(outcome, time.monotonic() - began),
+            )
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", "nodes": len(self._policy.table)})
+
+    async def _status_json(self, _: web.Request) -> web.Response:
+        return web.json_response(
+            status.as_json(self._policy.table, self._journal, now=self._clock())
+        )
+
+    async def _status_page(self, _: web.Request) -> web.Response:
+        text = status.page(self._policy.table, self._journal, now=self._clock())
+        return web.Response(text=text, content_type="text/html")
+
+    # Boot scripts
+
+    async def _script(self, request: web.Request) -> web.Response:
+        mac = _mac(request)
+        node = self._policy.table.to_boot(mac)
+        plan = decide_script(
+            node,
+            mac,
+            _site(request),
+            image=self._image(node.image if node is not None else None),
+            is_spent=node is not None and self._policy.is_spent(node),
+        )
+        if request.method == "GET" and self._is_from(request, mac):
+            now = self._clock()
+            match plan:
+                case ImageBoot(image=image):
+                    detail = f"{image.name}/{image.version}"
+                    self._journal.reach(mac, Stage.SCRIPT, now=now, detail=detail)
+                    self._journal.use_image(mac, detail)
+                case Hold(reason=reason):
+                    self._journal.reach(mac, Stage.FAILED, now=now, detail=reason)
+                case _:
+                    self._journal.reach(mac, Stage.SCRIPT, now=now, detail="local disk")
+        return web.Response(text=ipxe.render(plan))
+
+    def _image(self, name: str | None) -> ImageFiles | str:
+        """The current version, or a sentence that says why there is none."""
+        if name is None:
+            return "the node has no image"
+        try:
+            version = self._images.current(name)
+        except ImageError as error:
+            return str(error)
+        return ImageFiles(
+            name=version.name,
+            version=version.version,
+            kernel=version.kernel,
+            initrds=version.initrds,
+            kernel_args=version.kernel_args,
+        )
+
+    # Files
+
+    async def _image_file(self, request: web.Request) -> web.StreamResponse:
+        match = request.match_info
+        try:
+            version = self._images.version(match["name"], match["version"])
+        except ImageError:
+            raise web.HTTPNotFound from None
+        if match["file"] not in version.files:
+            raise web.HTTPNotFound
+        response = await _send(request, version.folder / match["file"])
+        mac = self._mac_of(request)
+        if mac is not None and _is_delivered(request, response):
+            now, detail = self._clock(), f"{version.name}/{version.version}"
+            if match["file"] == version.kernel:
+                self._journal.reach(mac, Stage.KERNEL, now=now, detail=detail)
+            elif match["file"] in version.initrds[-1:]:
+                self._journal.reach(mac, Stage.INITRD, now=now, detail=detail)
+                self._on_delivered(mac)
+        return response
+
+    async def _loader(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in LOADER_NAMES:
+            raise web.HTTPNotFound
+        response = await _send(request, _resolve(self._roots, name))
+        mac = self._mac_of(request)
+        if mac is not None and _is_delivered(request, response):
+            self._journal.reach(mac, Stage.LOADER, now=self._clock(), detail=name)
+        return response
+
+    async def _user_file(self, request: web.Request) -> web.StreamResponse:
+        if self._files is None:
+            raise web.HTTPNotFound
+        return await _send(request, _resolve(self._files, request.match_info["path"]))
+
+    # Reports
+
+    async def _report(self, request: web.Request) -> web.Response:
+        """`STAGE NODE detail`, just as init prints it on the console."""
+        mac = _mac(request)
+        if not self._is_from(request, mac):
+            self._journal.count("report.refused")
+            log.warning("client=%s mac=%s report refused: not its address", request.remote, mac)
+            raise web.HTTPForbidden
+        body = await request.content.read(REPORT_MAX_BYTES)
+        stage_name, _, rest = body.decode("utf-8", "replace").strip().partition(" ")
+        try:
+            stage = Stage(stage_name)
+        except ValueError:
+            stage = None
+        if stage not in REPORTED_STAGES or stage is None:
+            self._journal.count("report.malformed")
+            log.warning("client=%s mac=%s malformed report: %a", request.remote, mac, body[:80])
+            return web.Response(status=400, text="want: STAGE NODE detail\n")
+        detail = _printable(rest.partition(" ")[2])[:REPORT_MAX]
+        self._journal.reach(mac, stage, now=self._clock(), detail=detail)
+        log.info("mac=%s node=%s stage=%s %s", mac, self._policy.name(mac), stage.value, detail)
+        if stage is Stage.INIT:
+            # The image got there, though the last of it may have come from elsewhere.
+            self._on_delivered(mac)
+        return web.Response(text="ok\n")
+
+    # Who is asking
+
+    def _mac_of(self, request: web.Request) -> MacAddress | None:
+        """The node that has the client's address."""
+        address = _peer(request)
+        return self._journal.at(address) if address is not None else None
+
+    def _is_from(self, request: web.Request, mac: MacAddress) -> bool:
+        """Whether the client is this node, as far as its address can tell.
+
+        A node that we never saw an address of, as behind a relay in proxy mode, is believed.
+        """
+        address = _peer(request)
+        if address is None or address.is_loopback:
+            return False
+        record = self._journal.get(mac)
+        if (record is None or record.address is None) and self._journal.at(address) is None:
+            self._journal.locate(mac, address, now=self._clock())
+            return True
+        return record is not None and record.address == address
+
+
+def _peer(request: web.Request) -> IPv4Address | None:
+    """The client's address; None on the Unix socket."""
+    try:
+        return IPv4Address(request.remote or "")
+    except ValueError:
+        return None
+
+
+def _mac(request: web.Request) -> MacAddress:
+    try:
+        return MacAddress.parse(request.match_info["mac"])
+    except ValueError:
+        raise web.HTTPNotFound from None
+
+
+def _site(request: web.Request) -> Site:
+    """This server by the address that the client asked."""
+    name = request.transport.get_extra_info("sockname") if request.transport is not None else None
+    if isinstance(name, tuple):
+        return Site(address=IPv4Address(name[0]), http_port=name[1])
+    return Site(address=IPv4Address("127.0.0.1"), http_port=80)
+
+
+def _resolve(roots: FileRoots, name: str) -> Path:
+    try:
+        return roots.resolve(name)
+    except FileNotFoundError:
+        raise web.HTTPNotFound from None
+    except PermissionError as error:
+        log.warning("file=%a refused: %s", name[:200], error)
+        raise web.HTTPForbidden from None
+
+
+async def _send(request: web.Request, path: Path) -> SteppedFileResponse:
+    """Send a file; has returned when its last byte was handed to the kernel."""
+    response = SteppedFileResponse(path)
+    await response.prepare(request)
+    return response
+
+
+def _is_delivered(request: web.Request, response: web.StreamResponse) -> bool:
+    """Whether the client now has the file to its end: all of it, or what it resumed."""
+    if request.method != "GET" or response.status not in (200, 206):
+        return False
+    content_range = response.headers.get("Content-Range", "")
+    if not content_range:
+        return True
+    span, _, size = content_range.removeprefix("bytes ").partition("/")
+    return span.rpartition("-")[2] == str(int(size) - 1)
+
+
+def _printable(text: str) -> str:
+    """A node's words made safe for logs and terminals."""
+    return "".join(c if c.isprintable() else "?" for c in text)
