@@ -21,9 +21,9 @@ from bootnode.errors import LabError
 
 Accel = Literal["auto", "tcg", "kvm"]
 
-# A Unix socket path has 108 bytes with its final NUL (unix(7)), and vde_plug resolves its paths and
-# then adds `/run/127.ctl/.1234567-00000` of its own: names that a lab appends fit in 32.
-FOLDER_LENGTH_MAX = 75
+# A Unix socket path has 108 bytes with its final NUL (unix(7)); vde_plug resolves what it is given,
+# so no relative path helps: `/run/127.ctl/ctl` has to fit behind the folder.
+FOLDER_LENGTH_MAX = 88
 # What IFNAMSIZ leaves of a network interface's name.
 TAP_NAME_LENGTH_MAX = 15
 DEFAULT_TAPS = (("tap0", IPv4Interface("10.77.0.1/24")),)

@@ -38,6 +38,11 @@ class RunningVm:
         return self.process.seconds
 
     @property
+    def is_on(self) -> bool:
+        """Whether it still runs."""
+        return self.process.poll() is None
+
+    @property
     def console_text(self) -> str:
         """All it wrote on its serial line since power-on, without terminal control sequences."""
         return clean(self.process.config.console(self.name).read_bytes())
