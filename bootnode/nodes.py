@@ -169,6 +169,13 @@ class NodeTable:
         """The node of this name, whatever its case."""
         return self._by_name.get(name.lower())
 
+    def find(self, text: str) -> Node | None:
+        """The node of this name or MAC, as a person types it."""
+        try:
+            return self.by_mac(MacAddress.parse(text))
+        except ValueError:
+            return self.by_name(text)
+
     def by_mac(self, mac: MacAddress) -> Node | None:
         """The node that has this card; None for one outside the table."""
         return self._by_mac.get(mac)

@@ -1,0 +1,68 @@
+"""`bootnode check`: is the configuration right, before the daemon reads it?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bootnode.cli.common import Commands, add_command, print_json, read_config
+from bootnode.config import Config
+from bootnode.errors import ConfigError, ImageError, Problem
+from bootnode.nodes import NodeTable, load_nodes
+
+
+def add_commands(commands: Commands) -> None:
+    """Add `check`."""
+    add_command(
+        commands,
+        "check",
+        run,
+        help="find what is wrong with the configuration, all of it at once",
+        example="bootnode check -c config/bootnoded.yaml",
+        table=True,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print each problem on a line of its own; exit status 1 if there is one."""
+    config: Config | None = None
+    table: NodeTable | None = None
+    problems: list[Problem] = []
+    try:
+        config = read_config(arguments)
+        table = load_nodes(config.nodes)
+        problems += _missing_images(config, table)
+    except ConfigError as error:
+        problems += error.problems
+    if arguments.json:
+        print_json(
+            [
+                {
+                    "file": p.file,
+                    "line": p.line,
+                    "column": p.column,
+                    "key": p.key,
+                    "text": p.message,
+                }
+                for p in problems
+            ]
+        )
+    else:
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        if config is not None and table is not None and not problems:
+            print(f"ok: {len(table)} nodes on {len(config.networks)} network(s)")
+    return 1 if problems else 0
+
+
+def _missing_images(config: Config, table: NodeTable) -> Iterator[Problem]:
+    from bootnode.image.store import ImageStore
+
+    store = ImageStore(config.images)
+    for use in table.image_uses:
+        try:
+            store.current(use.image)
+        except ImageError as error:
+            yield replace(use.problem, message=str(error))
