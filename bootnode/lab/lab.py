@@ -221,8 +221,10 @@ class Lab:
         """Switch a node on.
 
         Raises:
-            LabError: qemu or its firmware is missing, or qemu does not start.
+            LabError: qemu or its firmware is missing, the node is on, or qemu does not start.
         """
+        if any(p.name == vm.name and p.status.exit_status is None for p in self.processes()):
+            raise LabError(f"'{vm.name}' runs already in this lab; power it off first")
         require(BIOS_FILES if vm.firmware == "bios" else UEFI_FILES)
         accel = choose_accel(self.config)
         files = VmFiles.of(vm, self.config)
@@ -295,7 +297,7 @@ def _launch(config: LabConfig, *, detach: bool) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [
                 *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
-                *(sys.executable, "-m", "bootnode.lab.supervisor", str(config.folder), life),
+                *(sys.executable, "-P", "-m", "bootnode.lab.supervisor", str(config.folder), life),
             ],
             stdin=subprocess.DEVNULL if detach else subprocess.PIPE,
             stdout=output,

@@ -46,14 +46,13 @@ class LabProcess:
         """Its exit status, a negative signal number, or None while it runs.
 
         Raises:
-            LabError: the lab is down.
+            LabError: the lab is down, or another process has the name now.
         """
-        reply = control.call(self.config.control_socket, {"do": "list"})
-        for fields in reply["processes"]:
-            status = ProcessStatus.from_json(fields)
-            if status.name == self.name and status.started == self.status.started:
-                return status.exit_status
-        raise LabError(f"'{self.name}' was started again; this is about its first life")
+        request = {"do": "status", "name": self.name}
+        status = ProcessStatus.from_json(control.call(self.config.control_socket, request))
+        if status.started != self.status.started:
+            raise LabError(f"'{self.name}' was started again; this is about its first life")
+        return status.exit_status
 
     def wait(self, timeout_s: float) -> int:
         """Wait for its end, and return its exit status.

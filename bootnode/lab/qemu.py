@@ -22,11 +22,6 @@ Firmware = Literal["bios", "uefi", "uefi-http"]
 
 NAME_LENGTH_MAX = 63
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH_MAX - 1}}}")
-_ACCEL = {
-    # A node has one CPU, so a thread per CPU buys nothing, and single is steadier with many nodes.
-    "tcg": "tcg,thread=single",
-    "kvm": "kvm",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +90,7 @@ def qemu_command(vm: NodeVm, *, accel: Literal["tcg", "kvm"], files: VmFiles) ->
     """The command line that runs `vm` in the lab's folder."""
     return [
         *("qemu-system-x86_64", "-name", vm.name, "-no-user-config", "-nodefaults"),
-        *("-accel", _ACCEL[accel], "-cpu", "qemu64", "-smp", "1", "-m", str(vm.memory_mib)),
+        *("-accel", accel, "-cpu", "qemu64", "-smp", "1", "-m", str(vm.memory_mib)),
         # graphics=off is what makes SeaBIOS, and by it iPXE, use the serial line.
         *("-machine", "pc,graphics=off", "-display", "none"),
         *_console(files),

@@ -9,7 +9,8 @@ It listens on its control socket only once the network stands, so a connection i
 One thread, one request at a time; each is answered at once:
 
     {do: spawn, name, command, env, cwd}  start a process, its output to logs/NAME.log
-    {do: list}                            every process started, with its exit status
+    {do: status, name}                    a process, with its exit status if it has ended
+    {do: list}                            all processes
     {do: signal, name, signal}            send it a signal
     {do: stop}                            end the lab
 
@@ -40,8 +41,8 @@ from bootnode.lab import control
 from bootnode.lab.config import LabConfig
 from bootnode.lab.control import ProcessStatus
 
-# A 64-node lab with its servers and clients, started several times over.
-PROCESSES_MAX = 1024
+# 64 nodes with their servers and clients; a list of them fits in one message.
+PROCESSES_MAX = 256
 SWITCH_PORTS = 128
 NETWORK_TIMEOUT_S = 10.0
 # bootnoded ends within 2 s of SIGTERM; what is still there afterwards the kernel kills.
@@ -218,11 +219,12 @@ class Supervisor:
                 control.send(connection, reply)
 
     def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        self._reap()
         match request["do"]:
             case "spawn":
                 env, cwd = request["env"], Path(request["cwd"])
                 return self._spawn(request["name"], request["command"], env=env, cwd=cwd).to_json()
+            case "status":
+                return self._child(request["name"]).status.to_json()
             case "list":
                 return {"processes": [c.status.to_json() for c in self._children.values()]}
             case "signal":
@@ -232,12 +234,15 @@ class Supervisor:
                 self._stopping = True
                 return {}
             case other:
-                raise LabError(f"'{other}' is no request (want spawn, list, signal or stop)")
+                raise LabError(f"'{other}' is no request (want spawn, status, list, signal, stop)")
+
+    def _child(self, name: str) -> Child:
+        if name not in self._children:
+            raise LabError(f"'{name}' is no process of this lab")
+        return self._children[name]
 
     def _signal(self, name: str, number: int) -> None:
-        child = self._children.get(name)
-        if child is None:
-            raise LabError(f"'{name}' is no process of this lab")
+        child = self._child(name)
         if child.status.exit_status is None:
             os.kill(child.status.pid, number)
 

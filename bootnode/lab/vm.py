@@ -8,7 +8,6 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bootnode.errors import LabError
@@ -64,15 +63,18 @@ class RunningVm:
             LabError: it ended, or is silent; with what it said.
         """
         deadline = time.monotonic() + POWER_ON_TIMEOUT_S
-        while not self._monitor_path.is_socket():
-            exit_status = self.process.poll()
-            if exit_status is not None or time.monotonic() > deadline:
-                raise LabError(
-                    f"node '{self.name}' does not start (status {exit_status}):"
-                    f" {self.process.log_text.strip()}"
-                )
+        while True:
+            try:
+                return self._monitor("query-status")
+            except LabError as error:
+                exit_status = self.process.poll()
+                if exit_status is not None or time.monotonic() > deadline:
+                    state = "runs silently" if exit_status is None else f"status {exit_status}"
+                    said = self.process.log_text.strip()
+                    raise LabError(
+                        f"node '{self.name}' does not start ({state}): {said}"
+                    ) from error
             time.sleep(_POLL_S)
-        self._monitor("query-status")
 
     def reset(self) -> None:
         """Press the reset button.
@@ -90,15 +92,11 @@ class RunningVm:
         """
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(POWER_OFF_TIMEOUT_S)
-        self._monitor_path.unlink(missing_ok=True)
-
-    @property
-    def _monitor_path(self) -> Path:
-        return self.process.config.monitor_socket(self.name)
 
     def _monitor(self, command: str) -> None:
+        path = self.process.config.monitor_socket(self.name)
         try:
-            with open_unix(self._monitor_path, timeout_s=_MONITOR_TIMEOUT_S) as monitor:
+            with open_unix(path, timeout_s=_MONITOR_TIMEOUT_S) as monitor:
                 _qmp(monitor, command)
         except OSError as error:
             raise LabError(

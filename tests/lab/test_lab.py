@@ -82,6 +82,7 @@ def dnsmasq(folder: Path, *arguments: str) -> list[str]:
     """A DHCP server that knows only what its command line says."""
     return [
         *("dnsmasq", "--keep-in-foreground", "--user=root", "--log-facility=-", "--port=0"),
+        "--no-ping",  # else it pings each address for 3 s before it offers it
         *("--conf-file=/dev/null", f"--dhcp-leasefile={folder / 'leases'}", "--bind-interfaces"),
         *arguments,
     ]
@@ -298,6 +299,9 @@ def test_bios_and_uefi_nodes_boot_from_a_strangers_server(lab: Lab, tmp_path: Pa
         bios.wait_console("nothing like this", 5)
     with pytest.raises(LabError, match="is it switched on"):
         bios.reset()
+    lab.boot(NodeVm(name="bios", mac=MacAddress.parse("52:54:00:00:00:01"))).reset()
+    with pytest.raises(LabError, match="'bios' runs already in this lab"):
+        lab.boot(NodeVm(name="bios", mac=MacAddress.parse("52:54:00:00:00:01")))
     uefi.wait_console("Start PXE over IPv4", 60)
     uefi.wait_console("hello 52:54:00:00:00:02 from efi", 90)
     assert lab.vm("uefi").is_on
