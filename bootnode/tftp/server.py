@@ -158,7 +158,7 @@ class TftpServer:
         self._transfers: dict[tuple[IPv4Address, Endpoint], _Connection] = {}
         self._per_client: Counter[IPv4Address] = Counter()
         self.counters: Counter[str] = Counter()
-        """Since the start: `malformed` and `stray` datagrams, `unsent` ones, internal `errors`,
+        """Since the start: `malformed` and `stray` datagrams, `wire_errors`, internal `errors`,
         and every outcome by its name in lower case, such as `completed`."""
 
     def start(self) -> None:
@@ -356,13 +356,13 @@ class _Connection:
     def _on_readable(self) -> None:
         try:
             data = self._sock.recv(_RECEIVE_SIZE)
-            self._transfer.receive_datagram(data, now=self._loop.time())
-        except BlockingIOError:
-            return
-        except ConnectionRefusedError:
-            self._transfer.abort("the client has closed its port")
-        except PacketError as error:
-            self._count_malformed(error)
+        except OSError as error:
+            self._on_wire_error(error)
+        else:
+            try:
+                self._transfer.receive_datagram(data, now=self._loop.time())
+            except PacketError as error:
+                self._count_malformed(error)
         self._flush()
 
     def _on_timer(self) -> None:
@@ -386,12 +386,17 @@ class _Connection:
     def _send(self, datagram: bytes) -> None:
         try:
             self._sock.send(datagram)
-        except ConnectionRefusedError:
-            self._transfer.abort("the client has closed its port")
         except OSError as error:
-            # Lost like on any wire: the timer sends it again.
-            self._server.counters["unsent"] += 1
-            logger.debug("client=%s cannot send: %s", self.arrival.client, error)
+            self._on_wire_error(error)
+
+    def _on_wire_error(self, error: OSError) -> None:
+        if isinstance(error, ConnectionRefusedError):
+            self._transfer.abort("the client has closed its port")
+            return
+        # Anything else passes (a full queue, a Raspberry Pi 3 that stops answering ARP for a
+        # while): the datagram is lost like on any wire, and the timer sends it again.
+        self._server.counters["wire_errors"] += 1
+        logger.debug("client=%s cannot send or receive: %s", self.arrival.client, error)
 
     def _count_malformed(self, error: PacketError) -> None:
         self._server.counters["malformed"] += 1

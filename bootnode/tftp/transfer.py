@@ -23,6 +23,7 @@ once, a single packet is out, so a forged request cannot draw a burst.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -341,7 +342,7 @@ def _number(text: str) -> int | None:
     return int(text)
 
 
-class _Blocks:
+class _Blocks(ABC):
     """The file cut into blocks, counted from 1. The last one is shorter than the others."""
 
     last: int | None
@@ -352,13 +353,13 @@ class _Blocks:
         self._blksize = blksize
         self._total = source.size
 
+    @abstractmethod
     def read(self, first: int, count: int) -> list[bytes]:
         """Payloads of up to `count` blocks.
 
         Raises:
             OSError: the file is shorter than it was, or the disk fails.
         """
-        raise NotImplementedError
 
     def bytes_up_to(self, block: int) -> int:
         """Payload bytes in the blocks from the first to this one."""
