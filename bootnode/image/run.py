@@ -1,0 +1,113 @@
+"""The one place that runs other people's programs.
+
+What a program says on stderr goes to the log as it comes; what it says on stdout is returned, and
+logged too. It speaks English whatever the locale, and is never given a shell or a terminal.
+Whatever ends the wait (a deadline, Ctrl-C) ends the program and all it started.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from bootnode.errors import ImageError
+
+SHOWN_LINES = 12
+"""How much of a failed program's output an error message quotes."""
+_TAIL_BYTES = 16 << 10
+
+_PACKAGES = {
+    "apt-cache": "apt",
+    "apt-get": "apt",
+    "depmod": "kmod",
+    "dpkg-deb": "dpkg",
+}
+"""The Debian package of each program we run."""
+
+
+def run(
+    command: Sequence[str],
+    *,
+    log: IO[bytes],
+    timeout_s: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """Run `command` to its end and return its stdout; `env` is added to our own environment.
+
+    Raises:
+        ImageError: it is not installed, fails, or takes longer than `timeout_s`.
+    """
+    log.write(f"$ {shlex.join(command)}\n".encode())
+    log.flush()
+    log_begin = log.tell()
+    process = _start(command, log, cwd, env)
+    try:
+        stdout, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise ImageError(
+            f"`{shlex.join(command)}` was ended: it took longer than {timeout_s:g} s"
+        ) from error
+    finally:
+        _end(process)
+    log.seek(0, os.SEEK_END)
+    log.write(stdout)
+    log.flush()
+    if process.returncode:
+        raise ImageError(_failure(command, process.returncode, _tail(Path(log.name), log_begin)))
+    return stdout.decode(errors="replace")
+
+
+def _start(
+    command: Sequence[str], log: IO[bytes], cwd: Path | None, env: Mapping[str, str] | None
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=_environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        if error.filename != command[0]:
+            raise
+        package = _PACKAGES.get(command[0])
+        remedy = f": install the Debian package {package}" if package else ""
+        raise ImageError(f"the program {command[0]} is missing{remedy}") from error
+
+
+def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    # Debian keeps depmod in /sbin, which is not on an ordinary user's PATH.
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    return {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8", **(extra or {})}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the program and what it started, if it still runs."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.stdout:
+        process.stdout.close()
+
+
+def _tail(log: Path, begin: int) -> list[str]:
+    with log.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(begin, end - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return [line for line in lines if line.strip()][-SHOWN_LINES:]
+
+
+def _failure(command: Sequence[str], status: int, tail: Sequence[str]) -> str:
+    how = f"exit status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
+    said = "".join(f"\n    {line}" for line in tail) or " and said nothing"
+    return f"`{shlex.join(command)}` failed with {how}{':' if tail else ''}{said}"

@@ -1,0 +1,18 @@
+# The file systems that the kernel provides, where every Linux program looks for them.
+
+mount_kernel_filesystems() {
+    /bin/busybox mount -t proc -o nosuid,nodev,noexec proc /proc &&
+        mount -t sysfs -o nosuid,nodev,noexec sysfs /sys &&
+        mount -t devtmpfs -o nosuid,mode=0755 devtmpfs /dev &&
+        mkdir -p /dev/pts &&
+        mount -t devpts -o nosuid,noexec,gid=5,mode=0620 devpts /dev/pts &&
+        mount -t tmpfs -o nosuid,nodev,mode=0755 tmpfs /run &&
+        mkdir -p /run/bootnode &&
+        /bin/busybox --install -s
+}
+
+quiet_kernel_messages() {
+    # A kernel message in the middle of a line spoils it for whoever reads the console by program,
+    # and the shell for whoever types. Errors still come through; dmesg has the rest.
+    dmesg -n 4
+}
