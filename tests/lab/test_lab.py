@@ -18,6 +18,8 @@ from bootnode.addresses import MacAddress
 from bootnode.errors import LabError
 from bootnode.lab import Lab, LabConfig, LabProcess, NodeVm
 from bootnode.lab.acceleration import probe
+from bootnode.lab.config import FOLDER_LENGTH_MAX
+from bootnode.lab.qemu import NAME_LENGTH_MAX
 
 pytestmark = pytest.mark.root
 
@@ -102,6 +104,15 @@ def test_two_labs_with_the_same_addresses_run_side_by_side(lab: Lab, tmp_path: P
         assert other.run(["ip", "addr", "show", "tap0"], 5).returncode == 0
     assert lab.is_up
     assert not other.is_up
+
+
+def test_the_longest_folder_and_node_name_fit_into_socket_paths(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * (FOLDER_LENGTH_MAX - len(str(tmp_path)) - 1))
+    with Lab.up(LabConfig(folder=folder, accel="tcg")) as lab:
+        host = lab.add_host("other", address=IPv4Interface("10.77.0.9/24"))
+        assert host.run(["busybox", "ping", "-c1", "-W5", "10.77.0.1"], 10).returncode == 0
+        mac = MacAddress.parse("52:54:00:00:00:01")
+        assert lab.boot(NodeVm(name="n" * NAME_LENGTH_MAX, mac=mac)).is_on
 
 
 def test_commands_run_in_the_callers_folder_and_report_their_status(
