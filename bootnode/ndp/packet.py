@@ -30,6 +30,7 @@ _PSEUDO_HEADER = struct.Struct("!16s16sI3xB")
 _SOLICITATION = struct.Struct("!BBH4x")
 _ADVERTISEMENT = struct.Struct("!BBHBBHII")
 _IPV6_VERSION_6 = 6 << 28
+_ALL_NODES = IPv6Address("ff02::1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,9 +86,11 @@ def serialize_router_advertisement(
 ) -> bytes:
     """Write the whole frame of the advertisement that promises nothing.
 
-    `source_address` must be link-local. A host that asked from `::` listens to all nodes'
-    `ff02::1`, which may go to its own MAC alone.
+    `source_address` must be link-local. Where the host asked from `::`, the answer is addressed to
+    all nodes (RFC 4861 section 6.2.6), and still goes to the host's MAC alone.
     """
+    if destination_address.is_unspecified:
+        destination_address = _ALL_NODES
     source, destination = source_address.packed, destination_address.packed
     message = _ADVERTISEMENT.pack(_ROUTER_ADVERTISEMENT, 0, 0, 0, 0, 0, 0, 0)
     checksum = _checksum(source, destination, message)
