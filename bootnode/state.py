@@ -40,8 +40,6 @@ CREATE TABLE spent_boot (
 ) WITHOUT ROWID;
 """
 _BUSY_TIMEOUT_S = 5.0
-_COMPANIONS = ("", "-wal", "-shm")
-"""Suffixes of the files that make up one database."""
 
 
 class LeaseStore:
@@ -171,12 +169,8 @@ def _read_leases(connection: sqlite3.Connection) -> list[Lease]:
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename the file and its companions to the first name that is free."""
+    """Rename the file to the first name that is free; SQLite drops its log with it."""
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         number += 1
-    for companion in _COMPANIONS:
-        part = path.with_name(path.name + companion)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + companion))
-    return aside
+    return path.rename(aside)

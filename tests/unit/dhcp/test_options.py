@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bootnode.dhcp import options as opt
@@ -84,6 +84,7 @@ def test_no_two_options_share_a_code_or_a_name() -> None:
 
 
 @given(st.sampled_from(opt.OPTIONS), st.binary(min_size=1, max_size=300))
+@settings(deadline=None)
 def test_any_value_of_a_valid_length_reads(option: Option[Any], raw: bytes) -> None:
     if len(raw) not in option.lengths:
         return

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bootnode.addresses import MacAddress
@@ -409,6 +409,7 @@ PACKETS = st.builds(
 
 
 @given(PACKETS)
+@settings(deadline=None)
 def test_parse_undoes_serialize(packet: Packet) -> None:
     data = packet.serialize()
     if len(data) <= PACKET_SIZE_MAX:

@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bootnode.dhcp import options as opt
@@ -130,6 +130,7 @@ def test_a_menu_too_long_to_send() -> None:
 
 
 @given(st.binary(max_size=300))
+@settings(deadline=None)
 def test_reading_never_fails(raw: bytes) -> None:
     PxeOptions.parse(raw)
     pxe.ipxe_features(raw)
