@@ -70,7 +70,7 @@ def classify(packet: Packet, mac: MacAddress) -> Client:
     """Tell from a DHCP request which voice is speaking; never raises."""
     vendor_class = packet.get(options.VENDOR_CLASS) or ""
     # Never option 60's number: U-Boot prints it in hexadecimal.
-    architecture = pxe.known_architecture(packet.get(options.ARCHITECTURES) or ())
+    architecture = pxe.known_architecture(packet.get(options.ARCHITECTURES) or [])
     features = _ipxe_features(packet)
     if _is_ipxe(packet):
         speaker = Speaker.IPXE

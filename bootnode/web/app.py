@@ -170,10 +170,10 @@ class WebApp:
     async def _image_file(self, request: web.Request) -> web.StreamResponse:
         match = request.match_info
         try:
-            version = self._images.version(match["name"], match["version"])
+            version = self._images.load(match["name"], match["version"])
         except ImageError:
             raise web.HTTPNotFound from None
-        if match["file"] not in version.files:
+        if match["file"] not in {entry.name for entry in version.manifest.files}:
             raise web.HTTPNotFound
         response = await _send(request, version.folder / match["file"])
         mac = self._mac_of(request)
