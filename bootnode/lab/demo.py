@@ -20,6 +20,8 @@ from rich.table import Table
 from bootnode.lab.process import last_lines
 
 UP, FAILED = "up", "failed"
+# What Linux says with its last breath; no later stage can follow.
+_PANIC = "Kernel panic - not syncing"
 _POLL_S = 0.25
 
 
@@ -113,6 +115,8 @@ def _trouble(machine: Machine, node: NodeProgress, *, late: bool, timeout_s: flo
         return ""
     if node.stage == FAILED:
         why = f"failed: {node.stages[-1].detail or 'no reason given'}"
+    elif _PANIC in machine.console_text:
+        why = f"panicked after stage '{node.stage or 'power-on'}'"
     elif not machine.is_on:
         why = f"went off after stage '{node.stage or 'power-on'}'"
     elif late:

@@ -18,7 +18,7 @@ class ScriptedMachine:
     name: str
     is_on: bool = True
     seconds: float = 3.25
-    console_text: str = "Probing...\nkernel panic\n"
+    console_text: str = "Probing...\nlast words\n"
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +110,16 @@ def test_trouble_ends_it_with_the_last_console_lines(
     status, text = shown([machine], script([answer]), timeout_s=timeout_s)
     assert status == 1
     assert why in text
-    assert text.endswith("Probing...\nkernel panic\n")
+    assert text.endswith("Probing...\nlast words\n")
+
+
+def test_a_kernel_panic_is_not_waited_for() -> None:
+    last_words = "[    9.0] Kernel panic - not syncing: No working init found."
+    status, text = shown(
+        [ScriptedMachine(name="n", console_text=last_words)], script([progress("n", "initrd")])
+    )
+    assert status == 1
+    assert f"n panicked after stage 'initrd'; its console ended with:\n{last_words}" in text
 
 
 def test_a_node_that_is_up_is_no_trouble_when_another_is_late() -> None:
