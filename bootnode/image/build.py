@@ -168,9 +168,14 @@ class _Build:
             raise ImageError(f"the package {package.name} holds no busybox")
         (tree / "bin").mkdir()
         shutil.copy(found[0] / "busybox", tree / "bin" / "busybox")
+        # Where busybox puts the links to itself, and the kernel looks for modprobe.
+        (tree / "usr").mkdir()
+        for path, target in (("sbin", "bin"), ("usr/bin", "../bin"), ("usr/sbin", "../bin")):
+            (tree / path).symlink_to(target)
 
     def _add_init(self, tree: Path) -> None:
         shutil.copytree(init_folder(self.recipe), tree, symlinks=True, dirs_exist_ok=True)
+        (tree / "init").chmod(0o755)
         settings = tree / "etc" / "bootnode"
         settings.mkdir(parents=True, exist_ok=True)
         (settings / "modules").write_text("".join(f"{m}\n" for m in self.recipe.kernel.load))

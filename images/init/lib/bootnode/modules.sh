@@ -28,6 +28,8 @@ _load_by_alias() {
     local round=0 tried fresh
     tried=$(mktemp /run/bootnode/tried.XXXXXX)
     fresh=$tried.fresh
+    # busybox grep takes an empty pattern file to match every line.
+    echo "(tried)" >"$tried"
     while [ "$round" -lt "$MODULE_ROUNDS" ]; do
         find /sys/devices -name modalias -exec cat {} + 2>/dev/null |
             grep -E "$1" | sort -u | grep -vxFf "$tried" >"$fresh"
