@@ -70,7 +70,8 @@ def classify(packet: Packet, mac: MacAddress) -> Client:
     """Tell from a DHCP request which voice is speaking; never raises."""
     vendor_class = packet.get(options.VENDOR_CLASS) or ""
     # Never option 60's number: U-Boot prints it in hexadecimal.
-    architecture = pxe.known_architecture(packet.get(options.ARCHITECTURES) or [])
+    numbers = packet.get(options.ARCHITECTURES)
+    architecture = pxe.known_architecture(numbers or ())
     features = _ipxe_features(packet)
     if _is_ipxe(packet):
         speaker = Speaker.IPXE
@@ -82,7 +83,7 @@ def classify(packet: Packet, mac: MacAddress) -> Client:
         speaker = Speaker.FIRMWARE
     else:
         speaker = Speaker.OS
-    if vendor_class.startswith(pxe.PXE_CLIENT) and packet.get(options.ARCHITECTURES) is None:
+    if vendor_class.startswith(pxe.PXE_CLIENT) and numbers is None:
         # Old ROMs leave option 93 out; all of them are PC BIOSes.
         architecture = Architecture.X86_BIOS
     return Client(
