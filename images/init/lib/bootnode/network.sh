@@ -123,5 +123,5 @@ _described() {
 _get_address() {
     udhcpc -n -t "$DISCOVERS" -T "$DISCOVER_PAUSE_S" -A "$ROUND_PAUSE_S" \
         -i "$1" -s /lib/bootnode/dhcp-event.sh -p "/run/udhcpc.$1.pid" \
-        -O mtu -O search -O staticroutes >"$STATE/dhcp.log" 2>&1
+        -O mtu -O search -O staticroutes >"$STATE/dhcp.log" 2>&1 && [ -e "$STATE/address" ]
 }

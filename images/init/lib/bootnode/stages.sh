@@ -77,7 +77,8 @@ _post() {
     local mac try=0
     read -r mac <"$STATE/mac"
     while [ "$try" -lt "$REPORT_TRIES" ]; do
-        wget -q -T "$REPORT_TIMEOUT_S" -O /dev/null --post-data "$1" \
+        # Not wget -T: Debian 12's busybox 1.35 crashes on it.
+        timeout "$REPORT_TIMEOUT_S" wget -q -O /dev/null --post-data "$1" \
             "$SERVER/report/$(echo "$mac" | tr : -)" 2>/dev/null && return 0
         try=$((try + 1))
         sleep "$REPORT_PAUSE_S"
