@@ -1,0 +1,28 @@
+"""Real images for real machines, built once for all workers of a test run."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from bootnode.image.build import build_image
+from bootnode.image.spec import load_recipe, recipes_folder
+from bootnode.image.store import ImageStore
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder with the failsafe image in it."""
+    base = tmp_path_factory.getbasetemp()
+    # With several workers each has a folder of its own below the run's.
+    shared = base.parent if base.name.startswith("popen-") else base
+    state = shared / "state"
+    state.mkdir(exist_ok=True)
+    with (shared / "state.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        store = ImageStore(state / "images")
+        if not store.names():
+            build_image(load_recipe(recipes_folder() / "failsafe"), store, cache=state / "cache")
+    return state
