@@ -153,7 +153,7 @@ class Responder:
     ) -> Reply | Ignored:
         """RFC 2131 section 4.3.2: the four states are told apart by options 54 and 50."""
         server_id, requested = request.get(opt.SERVER_ID), request.requested_address
-        if server_id is not None and server_id != self._address:
+        if server_id is not None and server_id not in (self._address, self._identity(request)):
             self.leases.forget_offer(client.mac)
             return Ignored(reason=f"it chose another DHCP server, {server_id}", client=client)
         # Some clients fill ciaddr in beside option 50; option 50 is what they mean.
@@ -162,8 +162,10 @@ class Responder:
             return Ignored(reason="its REQUEST names no address", client=client)
         if address not in self._subnet:
             return self._nak(request, client, f"{address} is not an address of this network")
-        is_known = self.leases.lookup(client.mac) is not None
-        if server_id is None and not is_known and arrival.destination == BROADCAST:
+        # A relay sends to us what the client broadcast.
+        is_broadcast = arrival.destination == BROADCAST or request.giaddr != UNSPECIFIED
+        is_renewing = requested is None and not is_broadcast
+        if server_id is None and not is_renewing and not self._knows(client.mac):
             # INIT-REBOOT or REBINDING of a lease that may be another server's.
             return Ignored(reason=f"we know nothing of its lease on {address}", client=client)
         lease = self.leases.commit(
@@ -177,6 +179,11 @@ class Responder:
         if isinstance(lease, Refusal):
             return self._nak(request, client, lease.reason)
         return self._lend(MessageType.ACK, request, client, address, lease)
+
+    def _knows(self, mac: MacAddress) -> bool:
+        """Whether we have a say in what address this client has."""
+        node = self._policy.table.by_mac(mac)
+        return self.leases.lookup(mac) is not None or (node is not None and mac in node.addresses)
 
     def _decline(self, request: Packet, client: Client, now: float) -> Ignored:
         address = request.requested_address or request.ciaddr
@@ -196,7 +203,9 @@ class Responder:
         packet = Packet.reply_to(
             request,
             ciaddr=request.ciaddr,
-            options=dict([self._type(MessageType.ACK), self._server_id(), *self._network_options]),
+            options=dict(
+                [self._type(MessageType.ACK), self._server_id(request), *self._network_options]
+            ),
         )
         return self._send(request, client, packet)
 
@@ -213,7 +222,7 @@ class Responder:
         options = dict(
             [
                 self._type(message_type),
-                self._server_id(),
+                self._server_id(request),
                 opt.LEASE_TIME.item(lease_time_s),
                 opt.RENEWAL_TIME.item(lease_time_s // 2),
                 opt.REBINDING_TIME.item(lease_time_s * 7 // 8),
@@ -229,8 +238,7 @@ class Responder:
             options.update(_boot_options(client, boot, self._address, request))
         packet = Packet.reply_to(
             request,
-            # Only an ACK repeats the address that a renewing client has already.
-            ciaddr=request.ciaddr if message_type is MessageType.ACK else UNSPECIFIED,
+            ciaddr=_kept_address(message_type, request),
             yiaddr=address,
             siaddr=self._address if boots else UNSPECIFIED,
             file=_header_file(boot) if isinstance(boot, BootFile) else b"",
@@ -242,7 +250,11 @@ class Responder:
         packet = Packet.reply_to(
             request,
             options=dict(
-                [self._type(MessageType.NAK), self._server_id(), opt.MESSAGE.item(reason[:200])]
+                [
+                    self._type(MessageType.NAK),
+                    self._server_id(request),
+                    opt.MESSAGE.item(reason[:200]),
+                ]
             ),
         )
         return self._send(request, client, _with_broadcast(packet))
@@ -284,13 +296,13 @@ class Responder:
         self, message_type: MessageType, request: Packet, client: Client, boot: BootFile
     ) -> Packet:
         """A reply that says what to boot and gives no address."""
-        options = dict([self._type(message_type), self._server_id()])
+        options = dict([self._type(message_type), self._server_id(request)])
         options.update(_boot_options(client, boot, self._address, request))
         if client.speaker is Speaker.IPXE:
             options.update(_IPXE_PROXY_OPTIONS)
         return Packet.reply_to(
             request,
-            ciaddr=request.ciaddr,
+            ciaddr=_kept_address(message_type, request),
             siaddr=self._address,
             file=_header_file(boot),
             options=options,
@@ -301,8 +313,13 @@ class Responder:
     def _type(self, message_type: MessageType) -> tuple[int, bytes]:
         return opt.MESSAGE_TYPE.item(message_type)
 
-    def _server_id(self) -> tuple[int, bytes]:
-        return opt.SERVER_ID.item(self._address)
+    def _server_id(self, request: Packet) -> tuple[int, bytes]:
+        return opt.SERVER_ID.item(self._identity(request))
+
+    def _identity(self, request: Packet) -> IPv4Address:
+        """Who we are to this client: ourselves, or the relay in our stead (RFC 5107)."""
+        relay = request.get(opt.RELAY_AGENT_INFO) if request.giaddr != UNSPECIFIED else None
+        return (relay.server_id_override if relay is not None else None) or self._address
 
     def _send(
         self, request: Packet, client: Client, packet: Packet, lease: Lease | None = None
@@ -312,10 +329,10 @@ class Responder:
         port = CLIENT_PORT
         if request.giaddr != UNSPECIFIED:
             destination, port = request.giaddr, SERVER_PORT
-        elif packet.is_broadcast:
-            destination = BROADCAST
         elif packet.ciaddr != UNSPECIFIED:
             destination = packet.ciaddr
+        elif packet.is_broadcast:
+            destination = BROADCAST
         else:
             destination, is_unconfigured = packet.yiaddr, True
         return Reply(
@@ -328,6 +345,15 @@ class Responder:
             is_unconfigured=is_unconfigured,
             lease=lease,
         )
+
+
+def _kept_address(message_type: MessageType, request: Packet) -> IPv4Address:
+    """The reply's ciaddr: only an ACK repeats the address that a renewing client has already.
+
+    Some clients fill it in beside option 50, when they have no address to be reached at.
+    """
+    is_kept = message_type is MessageType.ACK and request.requested_address is None
+    return request.ciaddr if is_kept else UNSPECIFIED
 
 
 def _network_options(
