@@ -199,7 +199,8 @@ class Daemon:
             server_socket=_keep(
                 stack, net.dhcp_socket(interface, net.DHCP_SERVER_PORT, is_shared=is_shared)
             ),
-            pxe_socket=_keep(stack, net.dhcp_socket(interface, net.PXE_PORT, is_shared=is_shared)),
+            # Never shared: of two boot servers here, only one would hear what is sent to it.
+            pxe_socket=_keep(stack, net.dhcp_socket(interface, net.PXE_PORT, is_shared=False)),
             unicast_socket=_keep(stack, unicast) if unicast is not None else None,
             responder=Responder(
                 settings=settings,

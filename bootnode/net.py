@@ -117,17 +117,33 @@ def dhcp_socket(interface: Interface, port: int, *, is_shared: bool) -> socket.s
     """
     sock = _udp_socket()
     try:
-        if is_shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.name.encode())
-        _bind(sock, ("0.0.0.0", port), f"UDP port {port} on {interface.name}")
+        what = f"UDP port {port} on {interface.name}"
+        if is_shared:
+            _bind_shared(sock, port, what)
+        else:
+            _bind(sock, ("0.0.0.0", port), what)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _bind_shared(sock: socket.socket, port: int, what: str) -> None:
+    """Bind so that what is sent to our address alone goes to the other server on this machine.
+
+    The kernel copies a broadcast to every socket, but gives the rest, such as a renewal, only to
+    the one that was bound last. So where the other is there already, we hear broadcasts alone.
+    """
+    with suppress(OSError):
+        sock.bind(("0.0.0.0", port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for one that comes later
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _bind(sock, ("255.255.255.255", port), what)
 
 
 def tftp_socket(interface: Interface, port: int) -> socket.socket:

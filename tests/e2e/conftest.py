@@ -179,8 +179,12 @@ class Machine:
         assert ack is not None
         assert dhcp_options(ack)["message-type"] == 5
         assert ack[BOOTP].yiaddr == address
-        self.wire.addresses[IPv4Address(address)] = self.mac
+        self.take(address)
         return address
+
+    def take(self, address: str) -> None:
+        """Have an address from now on, and answer ARP for it."""
+        self.wire.addresses[IPv4Address(address)] = self.mac
 
 
 class Bench:
