@@ -122,7 +122,9 @@ def run_up(arguments: argparse.Namespace) -> int:
     """Leave a lab running in the background."""
     config = read_config(arguments)
     lab = _start(arguments, config, detach=True)
-    print(f"the lab is up in {lab.config.folder}: `bootnode lab boot NODE` switches a node on")
+    options = f"-c {arguments.config} --dir {arguments.dir}"
+    print(f"the lab is up; `bootnode lab boot {options} NODE` switches a node on")
+    print(f"logs and consoles: {lab.config.folder}")
     return 0
 
 
