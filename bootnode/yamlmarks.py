@@ -274,16 +274,18 @@ def validate(model: type[Model], document: Document) -> Model:
 def _model_problems(
     model: type[BaseModel], document: Document, errors: list[ErrorDetails]
 ) -> Iterator[Problem]:
-    # A union reports what each of its members refused, all at the same value.
+    # A union reports what each of its members refused. What is wrong inside a value says more than
+    # that it might have been of another kind.
     messages: dict[tuple[KeyPath, bool], list[str]] = {}
     for error in errors:
         path, at_key = _place(document, error)
-        message = _message(model, path, error)
         same_place = messages.setdefault((path, at_key), [])
-        if message not in same_place:
+        if (message := _message(model, path, error)) not in same_place:
             same_place.append(message)
+    above = {path[:length] for path, _ in messages if path for length in range(1, len(path))}
     for (path, at_key), texts in messages.items():
-        yield document.problem(path, ", or ".join(texts), at_key=at_key)
+        if path not in above:
+            yield document.problem(path, ", or ".join(texts), at_key=at_key)
 
 
 def _place(document: Document, error: ErrorDetails) -> tuple[KeyPath, bool]:
