@@ -13,6 +13,8 @@ mount_kernel_filesystems || exit 1
 . /lib/bootnode/consoles.sh
 
 quiet_kernel_messages
+# The firmware may have left the consoles in the middle of a line.
+say ""
 stage init "linux $(uname -r)"
 load_listed_modules
 load_network_modules
