@@ -39,6 +39,18 @@ class SteppedFileResponse(web.FileResponse):
         self.bytes_sent = 0
         """Bytes of the body handed to the kernel so far."""
 
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send it; done once, though aiohttp asks again when a handler returns what it has sent."""
+        if self.prepared:
+            return await web.StreamResponse.prepare(self, request)
+        return await super().prepare(request)
+
+    async def _start(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        """Overrides where aiohttp writes the head: without a length, errors would be chunked."""
+        if self.status >= 400:
+            self.content_length = 0
+        return await super()._start(request)
+
     async def _sendfile(
         self, request: web.BaseRequest, fobj: IO[Any], offset: int, count: int
     ) -> AbstractStreamWriter:

@@ -253,7 +253,9 @@ class Bench:
             kernel_release="6.1.0",
             ram_bytes=len(INITRD),
         )
-        with store.staging(name) as staged:
+        with store.staging(name) as work:
+            staged = work / "image"
+            staged.mkdir()
             (staged / "vmlinuz").write_bytes(KERNEL)
             (staged / "initrd.img").write_bytes(INITRD)
             provenance = Provenance(recipe_sha256="0" * 64, packages={})
