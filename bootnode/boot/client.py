@@ -17,6 +17,11 @@ from bootnode.dhcp import options, pxe
 from bootnode.dhcp.packet import Packet
 from bootnode.dhcp.pxe import Architecture
 
+RASPBERRY_PI_OUIS = frozenset(
+    bytes.fromhex(oui) for oui in ("28cdc1", "2ccf67", "b827eb", "d83add", "dca632", "e45f01")
+)
+"""The first half of the MAC addresses of Raspberry Pis."""
+
 
 class Speaker(Enum):
     """Which program on the machine sent this message."""
@@ -86,6 +91,9 @@ def classify(packet: Packet, mac: MacAddress) -> Client:
     if vendor_class.startswith(pxe.PXE_CLIENT) and numbers is None:
         # Old ROMs leave option 93 out; all of them are PC BIOSes.
         architecture = Architecture.X86_BIOS
+    if speaker is Speaker.FIRMWARE and mac[:3] in RASPBERRY_PI_OUIS:
+        # Its ROM says 0, a PC BIOS, whose boot files it would load in vain.
+        architecture = Architecture.ARM_RPIBOOT
     return Client(
         mac=mac,
         speaker=speaker,
