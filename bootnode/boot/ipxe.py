@@ -25,7 +25,7 @@ def render(plan: ScriptPlan) -> str:
             lines = _image(plan)
         case LocalBoot():
             lines = _local(plan)
-        case Hold():
+        case _:
             lines = _hold(plan)
     return "\n".join(["#!ipxe", *lines]) + "\n"
 

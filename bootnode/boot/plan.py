@@ -128,11 +128,11 @@ def _loader(client: Client, site: Site, loaders: Collection[str]) -> BootFile | 
         if name in loaders:
             is_url = client.speaker is Speaker.HTTP_BOOT
             return BootFile(name=f"{site.url}/loaders/{name}" if is_url else name)
-    names = " or ".join(wanted) or "one, and name it as the node's boot_file"
-    return NoBoot(
-        reason=f"there is no boot loader for {client.architecture.name}: "
-        f"put {names} into the `files` folder"
-    )
+    folder = "into the `files` folder"
+    remedy = f"put {' or '.join(wanted)} {folder}"
+    if not wanted:
+        remedy = f"put one {folder} and name it as the node's boot_file"
+    return NoBoot(reason=f"there is no boot loader for {client.architecture.name}: {remedy}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -271,7 +271,7 @@ PROXY_OFFERS = {
     "arista_eos_ztp_discover": "ignored: it does not ask to boot",
     "raspberrypi_3_rom_discover": """
         ignored: there is no boot loader for ARM_RPIBOOT:
-        put one, and name it as the node's boot_file into the `files` folder""",
+        put one into the `files` folder and name it as the node's boot_file""",
     "ovmf_2022_x64_pxe_request": "ignored: the other DHCP server answers that",
     "windows_msft5_inform": "ignored: the other DHCP server answers that",
     "windows_release": "ignored: the other DHCP server answers that",

@@ -1,0 +1,252 @@
+"""Boot decisions: what each voice of a node is told, and what its script shall do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+
+from bootnode.addresses import MacAddress
+from bootnode.boot.client import Client, Speaker, classify
+from bootnode.boot.plan import (
+    LOADER_NAMES,
+    BootFile,
+    Hold,
+    ImageBoot,
+    ImageFiles,
+    LocalBoot,
+    NoBoot,
+    Policy,
+    Site,
+    decide_boot,
+    decide_script,
+)
+from bootnode.dhcp.packet import Packet
+from bootnode.dhcp.pxe import Architecture
+from bootnode.nodes import Boot, Node, NodeTable
+
+Capture = Callable[[str], Packet]
+
+MAC = MacAddress.parse("52:54:00:12:34:56")
+SITE = Site(address=IPv4Address("10.77.0.1"), http_port=8080)
+SCRIPT = "http://10.77.0.1:8080/boot/52-54-00-12-34-56.ipxe"
+NODE = Node(
+    name="n1",
+    macs=(MAC,),
+    addresses={},
+    image="failsafe",
+    kernel_args=("quiet",),
+    boot=Boot.NETWORK,
+    boot_file=None,
+    vars={},
+)
+IMAGE = ImageFiles(
+    name="failsafe",
+    version="0123456789abcdef",
+    kernel="vmlinuz",
+    initrds=("initrd.img",),
+    kernel_args=("console=ttyS0",),
+)
+
+BIOS = "asrock_bios_pxe_discover"
+UEFI = "dell_uefi_x64_pxe_discover"
+HTTP = "edk2_x64_http_discover"
+IPXE_BIOS = "ipxe_2.0.0_bios_qemu_discover"
+IPXE_UEFI = "ipxe_2019_uefi_x64_discover"
+IPXE_STRIPPED = "ipxe_port4011_boot_item_request"
+WINDOWS = "windows_msft5_discover"
+UNDIONLY = "tftp://10.77.0.1/undionly.kpxe"
+
+
+def client_of(packet: Packet) -> Client:
+    return classify(packet, MAC)
+
+
+def decided(client: Client, node: Node | None, **changes: Any) -> str:
+    """The boot file, or the reason why there is none in brackets."""
+    arguments: dict[str, Any] = {"loaders": LOADER_NAMES, "is_spent": False, **changes}
+    boot = decide_boot(client, node, SITE, **arguments)
+    return boot.name if isinstance(boot, BootFile) else f"({boot.reason})"
+
+
+LOCAL = "(it boots from its local disk)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_spent", "expected"),
+    [
+        (
+            {},
+            False,
+            {
+                BIOS: "undionly.kpxe",
+                UEFI: "snponly.efi",
+                HTTP: "http://10.77.0.1:8080/loaders/snponly.efi",
+                IPXE_BIOS: SCRIPT,
+                IPXE_UEFI: SCRIPT,
+                IPXE_STRIPPED: UNDIONLY,
+                WINDOWS: "(it does not ask to boot)",
+            },
+        ),
+        (
+            {"boot": Boot.LOCAL},
+            False,
+            {BIOS: LOCAL, UEFI: LOCAL, HTTP: LOCAL, IPXE_BIOS: SCRIPT, IPXE_STRIPPED: UNDIONLY},
+        ),
+        ({"boot": Boot.ONCE}, False, {BIOS: "undionly.kpxe", IPXE_UEFI: SCRIPT}),
+        ({"boot": Boot.ONCE}, True, {BIOS: LOCAL, HTTP: LOCAL, IPXE_UEFI: SCRIPT}),
+        # `spent` says nothing about a node that is not on `once`.
+        ({"boot": Boot.NETWORK}, True, {BIOS: "undionly.kpxe"}),
+        (
+            {"boot_file": "http://boot/grubx64.efi"},
+            False,
+            {
+                UEFI: "http://boot/grubx64.efi",
+                HTTP: "http://boot/grubx64.efi",
+                IPXE_UEFI: "http://boot/grubx64.efi",
+                IPXE_STRIPPED: "http://boot/grubx64.efi",
+                WINDOWS: "(it does not ask to boot)",
+            },
+        ),
+        # iPXE that was told to load an iPXE would load it for ever.
+        (
+            {"boot_file": "custom/IPXE-arm.efi"},
+            False,
+            {UEFI: "custom/IPXE-arm.efi", IPXE_UEFI: SCRIPT},
+        ),
+        ({"boot_file": "undionly.0"}, False, {BIOS: "undionly.0", IPXE_BIOS: SCRIPT}),
+        ({"boot_file": "menu.ipxe"}, False, {BIOS: "menu.ipxe", IPXE_BIOS: "menu.ipxe"}),
+        # The local disk goes before the boot file.
+        (
+            {"boot": Boot.LOCAL, "boot_file": "grubx64.efi"},
+            False,
+            {UEFI: LOCAL, IPXE_UEFI: SCRIPT},
+        ),
+    ],
+)
+def test_boot_file_of_each_client(
+    capture: Capture, changes: dict[str, Any], is_spent: bool, expected: dict[str, str]
+) -> None:
+    node = replace(NODE, **changes)
+    got = {name: decided(client_of(capture(name)), node, is_spent=is_spent) for name in expected}
+    assert got == expected
+
+
+def test_a_stranger_boots_nothing(capture: Capture) -> None:
+    assert decided(client_of(capture(BIOS)), None) == "(it is not in the node table)"
+
+
+NO_LOADER = "there is no boot loader for"
+IN_FILES = "into the `files` folder"
+
+
+def firmware(architecture: Architecture | None, speaker: Speaker = Speaker.FIRMWARE) -> Client:
+    return Client(
+        mac=MAC,
+        speaker=speaker,
+        architecture=architecture,
+        features=frozenset(),
+        vendor_class="PXEClient\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "loaders", "expected"),
+    [
+        (Architecture.X86_BIOS, {"undionly.kpxe", "ipxe.pxe"}, "undionly.kpxe"),
+        (Architecture.X86_BIOS, {"ipxe.pxe", "ipxe.efi"}, "ipxe.pxe"),
+        (Architecture.X64_UEFI, {"ipxe.efi", "undionly.kpxe"}, "ipxe.efi"),
+        (Architecture.EBC, {"snponly.efi", "ipxe.efi"}, "snponly.efi"),
+        (Architecture.X86_UEFI, LOADER_NAMES, "snponly-ia32.efi"),
+        (Architecture.ARM64_UEFI, LOADER_NAMES, "snponly-arm64.efi"),
+        (
+            Architecture.ARM64_UEFI,
+            {"snponly.efi"},
+            f"({NO_LOADER} ARM64_UEFI: put snponly-arm64.efi or ipxe-arm64.efi {IN_FILES})",
+        ),
+        (
+            Architecture.RISCV64_UEFI,
+            LOADER_NAMES,
+            f"({NO_LOADER} RISCV64_UEFI: put one {IN_FILES} and name it as the node's boot_file)",
+        ),
+        (None, LOADER_NAMES, "(its architecture is unknown ('PXEClient\\n'))"),
+    ],
+)
+def test_loader_for_an_architecture(
+    architecture: Architecture | None, loaders: frozenset[str], expected: str
+) -> None:
+    assert decided(firmware(architecture), NODE, loaders=loaders) == expected
+
+
+def test_a_stripped_ipxe_without_a_loader_boots_nothing() -> None:
+    client = firmware(Architecture.X86_BIOS, Speaker.IPXE)
+    assert decided(client, NODE, loaders=set()) == (
+        f"({NO_LOADER} X86_BIOS: put undionly.kpxe or ipxe.pxe {IN_FILES})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("port", "url"), [(80, "http://10.77.0.1"), (8080, "http://10.77.0.1:8080")]
+)
+def test_site(port: int, url: str) -> None:
+    site = Site(address=IPv4Address("10.77.0.1"), http_port=port)
+    assert site.url == url
+    assert site.script_url(MAC) == f"{url}/boot/52-54-00-12-34-56.ipxe"
+
+
+IMAGE_BOOT = ImageBoot(node="n1", mac=MAC, site=SITE, image=IMAGE, kernel_args=("quiet",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "image", "is_spent", "expected"),
+    [
+        ({}, IMAGE, False, IMAGE_BOOT),
+        ({"boot": Boot.ONCE}, IMAGE, False, IMAGE_BOOT),
+        ({"boot": Boot.ONCE}, IMAGE, True, LocalBoot(node="n1")),
+        ({"boot": Boot.LOCAL}, IMAGE, False, LocalBoot(node="n1")),
+        # A node that boots locally needs no image.
+        ({"boot": Boot.LOCAL}, "not built", False, LocalBoot(node="n1")),
+        ({}, "not built", False, Hold(node="n1", mac=MAC, site=SITE, reason="not built")),
+    ],
+)
+def test_script(
+    changes: dict[str, Any], image: ImageFiles | str, is_spent: bool, expected: object
+) -> None:
+    node = replace(NODE, **changes)
+    assert decide_script(node, MAC, SITE, image=image, is_spent=is_spent) == expected
+
+
+def test_script_of_a_stranger() -> None:
+    reason = "52:54:00:12:34:56 is not in the node table"
+    assert decide_script(None, MAC, SITE, image=IMAGE, is_spent=False) == Hold(
+        node="unknown", mac=MAC, site=SITE, reason=reason
+    )
+
+
+def test_policy_asks_the_table_as_it_is_now(capture: Capture) -> None:
+    client = client_of(capture(BIOS))
+    policy = Policy(table=NodeTable(), loaders=LOADER_NAMES)
+    assert policy.boot_file(client, SITE) == NoBoot(reason="it is not in the node table")
+    assert policy.name(MAC) == "52:54:00:12:34:56"
+    policy.table = NodeTable((replace(NODE, boot=Boot.ONCE),))
+    assert policy.boot_file(client, SITE) == BootFile(name="undionly.kpxe")
+    assert policy.name(MAC) == "n1"
+    policy.spent.add(("n1", "failsafe"))
+    assert policy.boot_file(client, SITE) == NoBoot(reason="it boots from its local disk")
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_spent"),
+    [
+        ({"boot": Boot.ONCE}, True),
+        ({"boot": Boot.ONCE, "image": "another"}, False),  # a new image boots once more
+        ({"boot": Boot.NETWORK}, False),
+        ({"boot": Boot.ONCE, "image": None}, False),
+    ],
+)
+def test_boot_once_is_spent_for_one_image(changes: dict[str, Any], is_spent: bool) -> None:
+    policy = Policy(table=NodeTable(), loaders=LOADER_NAMES, spent={("n1", "failsafe")})
+    assert policy.is_spent(replace(NODE, **changes)) is is_spent
