@@ -71,6 +71,10 @@ class Boot:
 
     speaker: Speaker = Speaker.FIRMWARE
     """Who sent the last DISCOVER."""
+    asked: float = 0.0
+    """Unix time of the last DISCOVER."""
+    answered: Stage = Stage.DISCOVER
+    """The last stage reached since that DISCOVER."""
 
     def is_over_for(self, speaker: Speaker, now: float) -> bool:
         """Whether a DISCOVER by this voice means that the machine has started again."""
@@ -78,12 +82,21 @@ class Boot:
             return True
         if self.stage in (Stage.DISCOVER, Stage.OFFER):
             return now - self.began > RETRY_S
-        # iPXE after firmware is the same boot going on; after iPXE it is the next one.
-        return not (speaker is Speaker.IPXE and self.speaker is not Speaker.IPXE)
+        if speaker is not self.speaker:
+            # iPXE after firmware is the same boot going on; firmware after iPXE is the next one.
+            return speaker is not Speaker.IPXE
+        is_retry = self.answered in (Stage.DISCOVER, Stage.OFFER)
+        return not is_retry or now - self.asked > RETRY_S
+
+    def discover(self, speaker: Speaker, now: float) -> None:
+        """Note a DISCOVER that belongs to this boot."""
+        self.speaker, self.asked, self.answered = speaker, now, Stage.DISCOVER
+        self.reach(Stage.DISCOVER, speaker.value, now)
 
     def reach(self, stage: Stage, detail: str, now: float) -> None:
         """Note a stage; one that lies before the last reached moves nothing back."""
         self.stages.setdefault(stage, now)
+        self.answered = stage
         if ORDER[stage] >= ORDER[self.stage] or self.stage is Stage.FAILED:
             self.stage, self.detail = stage, detail
 
@@ -121,6 +134,7 @@ class Journal:
     """How often each thing happened, by a dotted name such as `dhcp.malformed`."""
     _records: OrderedDict[MacAddress, Record] = field(default_factory=OrderedDict)
     _by_address: dict[IPv4Address, MacAddress] = field(default_factory=dict)
+    """The node of each address that a record has; no two records have the same."""
 
     def __iter__(self) -> Iterator[tuple[MacAddress, Record]]:
         return iter(self._records.items())
@@ -142,8 +156,7 @@ class Journal:
         if boot is None or boot.is_over_for(speaker, now):
             boot = Boot(began=now)
             record.boots.append(boot)
-        boot.speaker = speaker
-        boot.reach(Stage.DISCOVER, speaker.value, now)
+        boot.discover(speaker, now)
 
     def reach(self, mac: MacAddress, stage: Stage, *, now: float, detail: str = "") -> None:
         """A stage after DISCOVER was reached; without a boot under way it begins one.
@@ -169,8 +182,12 @@ class Journal:
     def locate(self, mac: MacAddress, address: IPv4Address, *, now: float) -> None:
         """The node was seen with this address."""
         record = self._touch(mac, now)
-        if record.address is not None and record.address != address:
-            self._forget_address(record.address, mac)
+        before = self._by_address.get(address)
+        if before is not None:
+            # What one node has, no other has any more: reports count by address.
+            self._records[before].address = None
+        if record.address is not None:
+            del self._by_address[record.address]
         record.address = address
         self._by_address[address] = mac
 
@@ -183,13 +200,9 @@ class Journal:
         if record is None:
             record = self._records[mac] = Record()
             if len(self._records) > NODES_KEPT:
-                oldest, gone = self._records.popitem(last=False)
+                _, gone = self._records.popitem(last=False)
                 if gone.address is not None:
-                    self._forget_address(gone.address, oldest)
+                    del self._by_address[gone.address]
         self._records.move_to_end(mac)
         record.last_seen = now
         return record
-
-    def _forget_address(self, address: IPv4Address, mac: MacAddress) -> None:
-        if self._by_address.get(address) == mac:
-            del self._by_address[address]
