@@ -23,7 +23,7 @@ from bootnode.image.modules import ModuleIndex, UnknownModulesError
 from bootnode.image.packages import DOWNLOAD_PREFIX, Package, Packages
 from bootnode.image.ramdisk import Ramdisk, write_ramdisk
 from bootnode.image.run import run
-from bootnode.image.spec import Recipe, init_folder
+from bootnode.image.spec import RECIPE_FILE, Recipe, init_folder
 from bootnode.image.store import Contents, ImageStore, ImageVersion, Provenance, hash_tree
 
 KERNEL_FILE = "vmlinuz"
@@ -133,9 +133,11 @@ class _Build:
         if len(found) != 1:
             raise ImageError(f"the package {package.name} holds {len(found)} kernels, not one")
         # Newer packages have their modules below usr, where /lib leads on a merged system.
-        top = next(top for top in (folder, folder / "usr") if (top / "lib" / "modules").is_dir())
         release = found[0].name.removeprefix("vmlinuz-")
-        return Kernel(release=release, vmlinuz=found[0], top=top)
+        for top in (folder, folder / "usr"):
+            if (top / "lib" / "modules" / release).is_dir():
+                return Kernel(release=release, vmlinuz=found[0], top=top)
+        raise ImageError(f"the package {package.name} holds no modules for {release}")
 
     def _add_modules(self, kernel: Kernel, tree: Path) -> None:
         self._depmod(kernel.top, kernel.release)
@@ -143,7 +145,7 @@ class _Build:
         try:
             selected = _read_index(kernel.modules_folder).select((*spec.modules, *spec.load))
         except UnknownModulesError as error:
-            raise ImageError(f"{self.recipe.folder}: {error}") from error
+            raise ImageError(f"{self.recipe.folder / RECIPE_FILE}: {error}") from error
         target = tree / "lib" / "modules" / kernel.release
         for path in selected:
             (target / path).parent.mkdir(parents=True, exist_ok=True)

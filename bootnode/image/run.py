@@ -46,15 +46,16 @@ def run(
     log.write(f"$ {shlex.join(command)}\n".encode())
     log.flush()
     log_begin = log.tell()
-    process = _start(command, log, cwd, env)
-    try:
-        stdout, _ = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired as error:
-        raise ImageError(
-            f"`{shlex.join(command)}` was ended: it took longer than {timeout_s:g} s"
-        ) from error
-    finally:
-        _end(process)
+    with _start(command, log, cwd, env) as process:
+        try:
+            stdout, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise ImageError(
+                f"`{shlex.join(command)}` was ended: it took longer than {timeout_s:g} s"
+            ) from error
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     log.seek(0, os.SEEK_END)
     log.write(stdout)
     log.flush()
@@ -88,15 +89,6 @@ def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     # Debian keeps depmod in /sbin, which is not on an ordinary user's PATH.
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     return {**os.environ, "PATH": path, "LC_ALL": "C.UTF-8", **(extra or {})}
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the program and what it started, if it still runs."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    if process.stdout:
-        process.stdout.close()
 
 
 def _tail(log: Path, begin: int) -> list[str]:

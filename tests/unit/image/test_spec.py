@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bootnode.errors import ConfigError
+from bootnode.image import spec
+from bootnode.image.spec import init_folder, load_recipe, recipes_folder
+
+MINIMAL = "description: x\nkernel: {package: linux-image-amd64, modules: [virtio_net]}\n"
+
+
+def recipe_in(folder: Path, text: str) -> Path:
+    folder.mkdir()
+    (folder / "image.yaml").write_text(text)
+    return folder
+
+
+def test_the_failsafe_recipe_is_read() -> None:
+    recipe = load_recipe(recipes_folder() / "failsafe")
+    assert recipe.name == "failsafe"
+    assert recipe.kernel.package == "linux-image-amd64"
+    assert {"virtio_net", "e1000e", "ext4"} <= set(recipe.kernel.modules)
+    assert (init_folder(recipe) / "init").is_file()
+
+
+def test_what_is_not_said_has_a_default(tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_in(tmp_path / "tiny", MINIMAL))
+    assert recipe.kernel_args == ()
+    assert recipe.kernel.load == ()
+
+
+def test_an_init_beside_the_recipe_is_taken(tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_in(tmp_path / "tiny", MINIMAL))
+    assert init_folder(recipe) == recipes_folder() / "init"
+    (tmp_path / "init").mkdir()
+    assert init_folder(recipe) == tmp_path / "init"
+
+
+def test_installed_recipes_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(spec, "__file__", str(tmp_path / "site/bootnode/image/spec.py"))
+    assert recipes_folder().parts[-3:] == ("share", "bootnode", "images")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "description: x\nkernl: {}\nkernel:\n  modules: []\n  lod: []\n",
+            [
+                ":2:1: kernl: unknown key 'kernl' (did you mean 'kernel'?)",
+                ":4:3: kernel.package: is missing",
+                ":4:12: kernel.modules: a list is too short (want 1 or more)",
+                ":5:3: kernel.lod: unknown key 'lod' (did you mean 'load'?)",
+            ],
+        ),
+        (
+            MINIMAL + "kernel_args: [quiet, 'a b', '', 5]\n",
+            [
+                ":3:22: kernel_args[1]: 'a b' is not one kernel argument",
+                ":3:29: kernel_args[2]: '' is not one kernel argument",
+                ":3:33: kernel_args[3]: 5 is not text (put quotes around it)",
+            ],
+        ),
+        (
+            "description: x\nkernel: {package: -rf, modules: ['../x', 'a b']}\n",
+            [
+                ":2:19: kernel.package: '-rf' is not a package name",
+                ":2:34: kernel.modules[0]: '../x' is not a module name or pattern",
+                ":2:42: kernel.modules[1]: 'a b' is not a module name or pattern",
+            ],
+        ),
+        ("", [": is empty"]),
+    ],
+)
+def test_every_mistake_is_named_at_its_place(
+    tmp_path: Path, text: str, expected: list[str]
+) -> None:
+    folder = recipe_in(tmp_path / "broken", text)
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(folder)
+    found = [str(problem) for problem in caught.value.problems]
+    assert len(found) == len(expected), found
+    for problem, start in zip(found, expected, strict=True):
+        assert problem.startswith(f"{folder}/image.yaml{start}")
+
+
+def test_a_folder_that_cannot_be_an_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the folder 'Über' cannot be an image's name"):
+        load_recipe(recipe_in(tmp_path / "Über", MINIMAL))
+
+
+def test_a_folder_without_a_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"image\.yaml: cannot be read: No such file"):
+        load_recipe(tmp_path)
