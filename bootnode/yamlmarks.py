@@ -220,14 +220,16 @@ class _Reader:
         return items
 
     def _entries(self, path: KeyPath) -> Iterator[tuple[str, Any]]:
+        lines: dict[str, int] = {}  # of this mapping alone: its path may be a duplicate itself
         while not isinstance(key := self._pop(), yaml.MappingEndEvent):
             if not isinstance(key, yaml.ScalarEvent) or not key.value:
                 raise _unreadable(self._file, "a key must be text", _mark(key))
             key_path = (*path, key.value)
-            first = self._keys.get(key_path)
-            if first is not None:
-                self._report(key, key_path, f"duplicate key (it is on line {first[0]} already)")
-            self._keys[key_path] = _mark(key)
+            self._keys[key_path] = line, _ = _mark(key)
+            if key.value in lines:
+                first = lines[key.value]
+                self._report(key, key_path, f"duplicate key (it is on line {first} already)")
+            lines.setdefault(key.value, line)
             yield key.value, self._value(key_path)
 
     def _scalar(self, event: yaml.ScalarEvent, path: KeyPath) -> Any:
