@@ -236,6 +236,8 @@ class _TableBuilder:
     """Collects files, then merges them; holds every problem met on the way."""
 
     problems: list[Problem] = field(default_factory=list)
+    _is_whole: bool = True
+    """Whether every file was read in full; else a node may lack what a faulty part would give."""
     _defaults: tuple[Document, NodeSettings] | None = None
     _unknown: tuple[Document, Literal["ignore", "address"] | NodeSettings] | None = None
     _profiles: dict[str, tuple[Document, NodeSettings]] = field(default_factory=dict)
@@ -249,6 +251,7 @@ class _TableBuilder:
             content = validate(NodesFile, document)
         except ConfigError as error:
             self.problems.extend(error.problems)
+            self._is_whole = False
             content = _valid_part(document)
         if "defaults" in content.model_fields_set:
             if self._defaults is not None:
@@ -302,7 +305,8 @@ class _TableBuilder:
             self.problems.append(document.problem((*path, "ip"), text))
             return
         merged = self._merge(name, [*self._profiles_of(document, path, entry), entry])
-        if merged.boot is not Boot.LOCAL and not (merged.image or merged.boot_file):
+        boots = merged.image or merged.boot_file or merged.boot is Boot.LOCAL
+        if self._is_whole and not boots:
             text = "has nothing to boot (want `image` here, in a profile or in defaults)"
             self.problems.append(document.problem(path, text, at_key=True))
         for index, each in enumerate(names):
@@ -393,11 +397,14 @@ class _TableBuilder:
 def _valid_part(document: Document) -> NodesFile:
     """What can be read of a file with errors, so that one pass finds the other kinds too."""
     content: dict[str, Any] = {}
-    for key, model in (("profiles", NodeSettings), ("nodes", NodeEntry)):
-        data = document.data.get(key)
-        if isinstance(data, dict):
-            parsed = {name: _try(model, value) for name, value in data.items()}
-            content[key] = {name: value for name, value in parsed.items() if value is not None}
+    if isinstance(nodes := document.data.get("nodes"), dict):
+        parsed = {name: _try(NodeEntry, value) for name, value in nodes.items()}
+        content["nodes"] = {name: entry for name, entry in parsed.items() if entry is not None}
+    if isinstance(profiles := document.data.get("profiles"), dict):
+        # A faulty profile is there all the same: the nodes that name it are right.
+        content["profiles"] = {
+            name: _try(NodeSettings, value) or NodeSettings() for name, value in profiles.items()
+        }
     if (defaults := _try(NodeSettings, document.data.get("defaults"))) is not None:
         content["defaults"] = defaults
     return NodesFile(**content)
