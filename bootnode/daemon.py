@@ -139,7 +139,7 @@ class Daemon:
             self._open_file,
             self._on_transfer,
         )
-        sites = await self._http(interfaces, stack)
+        sites = await self._http(interfaces, tftp, stack)
         # Everything is taken: from here on, nothing can turn out to be in use.
         stack.push_async_callback(writer.aclose)
         for server in servers:
@@ -235,7 +235,7 @@ class Daemon:
         return Site(address=interface.address.ip, http_port=self.config.http.port)
 
     async def _http(
-        self, interfaces: Iterable[Interface], stack: AsyncExitStack
+        self, interfaces: Iterable[Interface], tftp: TftpServer, stack: AsyncExitStack
     ) -> list[web.BaseSite]:
         """The web server on each network, on loopback, and on the Unix socket."""
         http = WebApp(
@@ -246,6 +246,7 @@ class Daemon:
             files=self.config.files,
             clock=time.time,
             on_delivered=self._on_delivered,
+            counters={"tftp": tftp.counters},
         )
         addresses = {*(interface.address.ip for interface in interfaces), LOOPBACK}
         sockets = [
@@ -254,7 +255,9 @@ class Daemon:
         ]
         sockets.append(_keep(stack, net.unix_socket(self.config.socket)))
         stack.callback(self.config.socket.unlink, missing_ok=True)
-        runner = web.AppRunner(http.app, access_log=None, shutdown_timeout=STOP_S)
+        runner = web.AppRunner(
+            http.app, access_log=None, logger=http.protocol_log, shutdown_timeout=STOP_S
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         return [web.SockSite(runner, sock, backlog=net.BACKLOG) for sock in sockets]

@@ -11,13 +11,17 @@ RFC 9110. Rules that clients force:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from bootnode.addresses import MacAddress
 from bootnode.boot import ipxe
@@ -39,8 +43,9 @@ from bootnode.web.sendfile import SteppedFileResponse
 
 log = logging.getLogger(__name__)
 
-REQUEST_MAX_BYTES = 64 << 10
 REPORT_MAX_BYTES = 2048
+"""A longer body is refused with 413; a report is one line."""
+REPORT_TIMEOUT_S = 10.0
 
 
 class WebApp:
@@ -56,8 +61,12 @@ class WebApp:
         files: Path | None,
         clock: Callable[[], float],
         on_delivered: Callable[[MacAddress], None],
+        counters: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
     ) -> None:
-        """`files` is the user's own folder; `on_delivered` is called when a node has its image."""
+        """`files` is the user's own folder; `on_delivered` is called when a node has its image.
+
+        `counters` are those of other servers, by the prefix under which the status shows them.
+        """
         self._policy = policy
         self._journal = journal
         self._images = images
@@ -65,8 +74,10 @@ class WebApp:
         self._files = FileRoots([files]) if files is not None else None
         self._clock = clock
         self._on_delivered = on_delivered
+        self._counters = counters
+        self.protocol_log = ProtocolLog(journal)
         self.app = web.Application(
-            client_max_size=REQUEST_MAX_BYTES, middlewares=[self._log_and_guard]
+            client_max_size=REPORT_MAX_BYTES, middlewares=[self._log_and_guard]
         )
         self.app.add_routes(
             [
@@ -108,7 +119,7 @@ class WebApp:
             log.log(
                 level,
                 "client=%s %s %s status=%s seconds=%.3f",
-                *(request.remote, request.method, request.path[:200]),
+                *(request.remote, request.method, _printable(request.path[:200])),
                 *(outcome, time.monotonic() - began),
             )
 
@@ -116,9 +127,10 @@ class WebApp:
         return web.json_response({"status": "ok", "nodes": len(self._policy.table)})
 
     async def _status_json(self, _: web.Request) -> web.Response:
-        return web.json_response(
-            status.as_json(self._policy.table, self._journal, now=self._clock())
-        )
+        told = status.as_json(self._policy.table, self._journal, now=self._clock())
+        for prefix, counters in self._counters.items():
+            told["counters"] |= {f"{prefix}.{name}": count for name, count in counters.items()}
+        return web.json_response(told)
 
     async def _status_page(self, _: web.Request) -> web.Response:
         text = status.page(self._policy.table, self._journal, now=self._clock())
@@ -210,7 +222,7 @@ class WebApp:
             self._journal.count("report.refused")
             log.warning("client=%s mac=%s report refused: not its address", request.remote, mac)
             raise web.HTTPForbidden
-        body = await request.content.read(REPORT_MAX_BYTES)
+        body = await _read_body(request)
         stage_name, _, rest = body.decode("utf-8", "replace").strip().partition(" ")
         try:
             stage = Stage(stage_name)
@@ -248,6 +260,40 @@ class WebApp:
             self._journal.locate(mac, address, now=self._clock())
             return True
         return record is not None and record.address == address
+
+
+class ProtocolLog(logging.LoggerAdapter[logging.Logger]):
+    """What aiohttp logs below our handlers: one line, and no traceback, for what is not HTTP."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(log)
+        self._journal = journal
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log a fault; `exc_info` is the exception, and for requests `args` is the client."""
+        match kwargs.get("exc_info"):
+            case HttpProcessingError(message=reason):
+                self._journal.count("http.malformed")
+                words = _printable(" ".join(reason.split()))[:120]
+                super().log(logging.WARNING, "client=%s malformed request: %s", *args, words)
+            case ConnectionError():
+                pass  # the client has gone, which was counted and logged as `aborted`
+            case _:
+                super().log(level, msg, *args, **kwargs)
+
+
+async def _read_body(request: web.Request) -> bytes:
+    """The body, as far as a report goes; its parts may come one by one."""
+    body = b""
+    try:
+        async with asyncio.timeout(REPORT_TIMEOUT_S):
+            async for part in request.content.iter_any():
+                body += part
+                if len(body) >= REPORT_MAX_BYTES:
+                    break
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+    return body[:REPORT_MAX_BYTES]
 
 
 def _peer(request: web.Request) -> IPv4Address | None:
