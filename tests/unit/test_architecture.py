@@ -24,7 +24,8 @@ LEVELS = {
         dhcp/server tftp/server ndp/server
         web/app web/sendfile web/status
         image/build image/modules image/packages image/ramdisk image/run image/store
-        lab/acceleration lab/console lab/control lab/host lab/process lab/qemu lab/requirements lab/vm
+        lab/acceleration lab/console lab/control lab/host lab/process lab/qemu
+        lab/requirements lab/vm
     """,
     3: """
         daemon
