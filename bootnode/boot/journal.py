@@ -204,5 +204,5 @@ class Journal:
                 if gone.address is not None:
                     del self._by_address[gone.address]
         self._records.move_to_end(mac)
-        record.last_seen = now
+        record.last_seen = max(record.last_seen, now)  # a report may speak of the past
         return record

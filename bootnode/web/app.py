@@ -44,6 +44,8 @@ from bootnode.web.sendfile import SteppedFileResponse
 log = logging.getLogger(__name__)
 
 REPORT_MAX_BYTES = 2048
+REPORT_AGE_MAX_S = 600.0
+"""Older reports count as made now: no clock of a node moves our history far."""
 """A longer body is refused with 413; a report is one line."""
 REPORT_TIMEOUT_S = 10.0
 
@@ -233,7 +235,9 @@ class WebApp:
             log.warning("client=%s mac=%s malformed report: %a", request.remote, mac, body[:80])
             return web.Response(status=400, text="want: STAGE NODE detail\n")
         detail = _printable(rest.partition(" ")[2])[:REPORT_MAX]
-        self._journal.reach(mac, stage, now=self._clock(), detail=detail)
+        # A node cannot report before it has an address: it says how long ago it got there.
+        reached = self._clock() - _age_s(request)
+        self._journal.reach(mac, stage, now=reached, detail=detail)
         log.info("mac=%s node=%s stage=%s %s", mac, self._policy.name(mac), stage.value, detail)
         if stage is Stage.INIT:
             # The image got there, though the last of it may have come from elsewhere.
@@ -309,6 +313,15 @@ def _mac(request: web.Request) -> MacAddress:
         return MacAddress.parse(request.match_info["mac"])
     except ValueError:
         raise web.HTTPNotFound from None
+
+
+def _age_s(request: web.Request) -> float:
+    """Seconds since a node reached what it reports; 0 when it does not say, or talks nonsense."""
+    try:
+        age_s = float(request.headers.get("Bootnode-Age", "0"))
+    except ValueError:
+        return 0.0
+    return age_s if 0.0 <= age_s <= REPORT_AGE_MAX_S else 0.0
 
 
 def _site(request: web.Request) -> Site:

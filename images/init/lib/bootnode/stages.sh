@@ -2,6 +2,7 @@
 #
 # Needs NODE and SERVER of settings.sh. Reports wait in a file until there is an address, and are then
 # posted in order by one background process, so that a slow or silent server never holds the boot up.
+# Each is posted with its age, since the first stages come long before the first address.
 
 STATE=/run/bootnode
 REPORT_TRIES=5
@@ -27,9 +28,10 @@ say() {
 
 # stage STAGE [DETAIL]
 stage() {
-    local report="$1 $NODE${2:+ $2}"
+    local report="$1 $NODE${2:+ $2}" uptime
     say "bootnode: $report"
-    echo "$report" >>"$STATE/reports"
+    read -r uptime _ </proc/uptime
+    echo "$uptime $report" >>"$STATE/reports"
     deliver_reports
 }
 
@@ -64,21 +66,23 @@ _delivered() {
 }
 
 _deliver() {
-    local count report
+    local count uptime report
     count=$(_delivered)
-    tail -n "+$((count + 1))" "$STATE/reports" | while read -r report; do
-        _post "$report" || say "init: cannot report '$report' to $SERVER"
+    tail -n "+$((count + 1))" "$STATE/reports" | while read -r uptime report; do
+        _post "$uptime" "$report" || say "init: cannot report '$report' to $SERVER"
         count=$((count + 1))
         echo "$count" >"$STATE/delivered"
     done
 }
 
+# _post UPTIME REPORT: a report, and how many seconds ago it was made.
 _post() {
-    local mac try=0
+    local mac age try=0
     read -r mac <"$STATE/mac"
     while [ "$try" -lt "$REPORT_TRIES" ]; do
+        age=$(awk -v made="$1" '{ print $1 - made }' /proc/uptime)
         # Not wget -T: Debian 12's busybox 1.35 crashes on it.
-        timeout "$REPORT_TIMEOUT_S" wget -q -O /dev/null --post-data "$1" \
+        timeout "$REPORT_TIMEOUT_S" wget -q -O /dev/null --header "Bootnode-Age: $age" --post-data "$2" \
             "$SERVER/report/$(echo "$mac" | tr : -)" 2>/dev/null && return 0
         try=$((try + 1))
         sleep "$REPORT_PAUSE_S"
