@@ -49,8 +49,9 @@ LOADER_FOLDERS = (Path("/usr/lib/ipxe"),)
 """Where Debian's package `ipxe` puts its loaders."""
 LOADER_FILES: Mapping[str, Path] = MappingProxyType({"ipxe.efi": Path("/boot/ipxe.efi")})
 """The one that the package keeps elsewhere, so that GRUB finds it."""
-STOP_S = 1.5
-"""Seconds that transfers under way get when the daemon ends."""
+STOP_S = 0.7
+"""Seconds that downloads under way get when the daemon ends; aiohttp waits twice that long, once
+for them to end and once for them to be cancelled, and systemd was promised 2 s for all of it."""
 LOOPBACK = IPv4Address("127.0.0.1")
 
 
