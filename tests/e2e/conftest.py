@@ -46,6 +46,7 @@ BROADCAST_MAC = "ff:ff:ff:ff:ff:ff"
 _GIVE_SOCKET = """
 import array, socket, sys
 raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+raw.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: it hears whole downloads too
 raw.bind(("eth0", 3))
 with socket.socket(socket.AF_UNIX) as way:
     way.connect(sys.argv[1])
@@ -149,7 +150,10 @@ class Machine:
         raw = bytes.fromhex(self.mac.replace(":", ""))
 
         def wanted(frame: Any) -> bool:
-            if BOOTP not in frame or frame[BOOTP].op != 2 or frame[BOOTP].chaddr[:6] != raw:
+            # From us comes what the host's own kernel says of ports where nobody listens.
+            if frame.src == self.mac or DHCP not in frame:
+                return False
+            if frame[BOOTP].op != 2 or frame[BOOTP].chaddr[:6] != raw:
                 return False
             told = dhcp_options(frame)
             return (kind is None or told["message-type"] == kind) and (
