@@ -109,7 +109,7 @@ class WebApp:
         except web.HTTPException as error:
             outcome = str(error.status)
             return web.Response(status=error.status, text=f"{error.reason}\n")
-        except ConnectionResetError:
+        except ConnectionError:
             # EDK2 and iPXE end early on purpose; so does a node that is switched off.
             outcome = "aborted"
             raise
