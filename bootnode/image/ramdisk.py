@@ -1,4 +1,7 @@
-"""A folder as a ramdisk: a newc archive, compressed by zstd.
+"""A folder as a ramdisk: a newc archive.
+
+It is not compressed as a whole: its bulk are modules, each compressed on its own (modules.py), of
+which a node unpacks only those it loads.
 
 Rules: the same tree gives the same bytes, whoever checked it out and built it: owners, times and
 permissions of the folder count for nothing, except whether a file is executable.
@@ -10,13 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import zstandard
-
 from bootnode.image import cpio
 
 PAGE_BYTES = 4096
-ZSTD_LEVEL = 9
-"""Level 19 makes the failsafe 10 % smaller and takes 20 times as long; see docs/design.md."""
 
 # The kernel opens /dev/console for process 1 before anything could mount devtmpfs.
 DEVICES = (
@@ -42,11 +41,8 @@ def write_ramdisk(tree: Path, file: Path, *, mtime: int) -> Ramdisk:
         *(cpio.folder(name) for name in MOUNT_POINTS if not (tree / name).exists()),
         *read_tree(tree),
     ]
-    # One thread: with more, the bytes depend on how many there are.
-    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, threads=0)
-    with file.open("wb") as raw, compressor.stream_writer(raw) as compressed:
-        for piece in cpio.serialize(entries, mtime=mtime):
-            compressed.write(piece)
+    with file.open("wb") as raw:
+        raw.writelines(cpio.serialize(entries, mtime=mtime))
     return Ramdisk(size_bytes=file.stat().st_size, ram_bytes=ram_bytes(entries))
 
 
