@@ -50,5 +50,10 @@ def fetch_status(path: Path) -> dict[str, Any]:
         connection.close()
     if response.status != 200:
         raise BootnodeError(f"{path}: bootnoded answered {response.status} {response.reason}")
-    status: dict[str, Any] = json.loads(body)
+    try:
+        status = json.loads(body)
+    except ValueError:
+        status = None
+    if not isinstance(status, dict):
+        raise BootnodeError(f"{path}: bootnoded answered with something that is no status")
     return status

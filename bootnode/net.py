@@ -14,7 +14,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from pathlib import Path
@@ -228,14 +228,21 @@ def _bind(sock: socket.socket, address: tuple[str, int], what: str) -> None:
 def port_holder(port: int, *, is_udp: bool) -> str:
     """Who holds a local port, as `dnsmasq (pid 123)`; another program where we may not look."""
     tables = ("udp", "udp6") if is_udp else ("tcp", "tcp6")
-    inodes = {inode for table in tables for inode in _inodes(table, port)}
+    sockets = {f"socket:[{inode}]" for table in tables for inode in _inodes(table, port)}
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            targets = {os.readlink(entry) for entry in (process / "fd").iterdir()}
-            if any(f"socket:[{inode}]" in targets for inode in inodes):
+        if not sockets.isdisjoint(_open_files(process)):
+            with suppress(OSError):
                 name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
                 return f"{name} (pid {process.name})"
     return "another program (`ss -lntup` as root names it)"
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    """proc(5), /proc/PID/fd: what each descriptor is, such as `socket:[4711]`."""
+    with suppress(OSError):
+        for entry in (process / "fd").iterdir():
+            with suppress(OSError):  # closed since it was listed, as the listing's own is
+                yield os.readlink(entry)
 
 
 def _inodes(table: str, port: int) -> Iterable[str]:
