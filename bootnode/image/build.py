@@ -172,7 +172,8 @@ class _Build:
             raise ImageError(f"the package {package.name} holds no busybox")
         (tree / "bin").mkdir()
         shutil.copy(found[0] / "busybox", tree / "bin" / "busybox")
-        # Where busybox puts the links to itself, and the kernel looks for modprobe.
+        # For the shell of last resort; init makes all the other links to busybox, in these folders.
+        (tree / "bin" / "sh").symlink_to("busybox")
         (tree / "usr").mkdir()
         for path, target in (("sbin", "bin"), ("usr/bin", "../bin"), ("usr/sbin", "../bin")):
             (tree / path).symlink_to(target)
