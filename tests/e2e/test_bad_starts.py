@@ -46,32 +46,33 @@ def open_sockets(bench: Bench) -> list[str]:
     return [line.split()[4] for line in said.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("protocol", "address", "port"),
-    [
-        ("udp", "0.0.0.0", 67),
-        ("udp", "0.0.0.0", 4011),
-        ("udp", "0.0.0.0", 69),
-        ("udp", "172.29.3.1", 69),
-        ("tcp", "0.0.0.0", 8080),
-        ("tcp", "172.29.3.1", 8080),
-        ("tcp", "127.0.0.1", 8080),
-    ],
+PORTS = (
+    ("udp", "0.0.0.0", 67),
+    ("udp", "0.0.0.0", 4011),
+    ("udp", "0.0.0.0", 69),
+    ("udp", "172.29.3.1", 69),
+    ("tcp", "0.0.0.0", 8080),
+    ("tcp", "172.29.3.1", 8080),
+    ("tcp", "127.0.0.1", 8080),
 )
+
+
 @pytest.mark.parametrize("dhcp", ["full", "proxy"])
-def test_a_port_in_use(bench: Bench, protocol: str, address: str, port: int, dhcp: str) -> None:
-    networks = f"  - {{interface: srv1, dhcp: {dhcp}}}\n"
-    bench.configure(dhcp=dhcp, networks=networks)
-    holder = hold(bench, protocol, address, port)
-    before = open_sockets(bench)
-    said = bench.fail_to_start()
-    assert re.search(rf"{protocol.upper()} port {port} .*is in use by python\S* \(pid \d+\)", said)
-    assert "stop that, or" in said
-    assert "ready" not in said
-    assert open_sockets(bench) == before
-    assert not (bench.state / "bootnoded.sock").exists()
-    holder.send_signal(signal.SIGKILL)
-    holder.wait(TIMEOUT_S)
+def test_a_port_in_use(bench: Bench, dhcp: str) -> None:
+    bench.configure(dhcp=dhcp, networks=f"  - {{interface: srv1, dhcp: {dhcp}}}\n")
+    for protocol, address, port in PORTS:
+        holder = hold(bench, protocol, address, port)
+        before = open_sockets(bench)
+        said = bench.fail_to_start()
+        in_use = (
+            rf"{protocol.upper()} port {port} .*is in use by python\S* \(pid \d+\): stop that, or"
+        )
+        assert re.search(in_use, said), said
+        assert "ready" not in said
+        assert open_sockets(bench) == before
+        assert not (bench.state / "bootnoded.sock").exists()
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(TIMEOUT_S)
     bench.start()
 
 
