@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -29,14 +30,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     try:
-        sys.exit(arguments.run(arguments))
+        exit_status = arguments.run(arguments)
+        sys.stdout.flush()
     except BootnodeError as error:
         print(f"bootnode: {error}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
-        # `bootnode status | head`: whoever read us has enough.
-        sys.stderr.close()
+        # `bootnode status | head`: whoever read us has enough. What is left goes nowhere, or
+        # Python would complain about it while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         print("bootnode: interrupted", file=sys.stderr)
         sys.exit(130)
+    sys.exit(exit_status)

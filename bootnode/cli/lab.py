@@ -158,23 +158,24 @@ def server_address(network: NetworkSettings) -> IPv4Interface:
     Raises:
         LabError: the configuration names no address there.
     """
-    known: IPv4Address | None = network.router or (
-        network.pool.first if network.pool is not None else None
-    )
+    pool = network.pool
+    known: IPv4Address | None = network.router or (pool.first if pool is not None else None)
     if known is None:
         raise LabError(
             f"network {network.interface} names neither a router nor a pool: "
             "say with --address what this server's address there is, such as 10.77.0.1/24"
         )
-    subnet = IPv4Interface(f"{known}/24").network
-    return IPv4Interface(f"{network.router or next(subnet.hosts())}/24")
+    hosts = IPv4Interface(f"{known}/24").network.hosts()
+    beside = next((host for host in hosts if pool is None or host not in pool), known)
+    return IPv4Interface(f"{network.router or beside}/24")
 
 
 def run_boot(arguments: argparse.Namespace) -> int:
     """Switch nodes on, and say where their consoles are."""
     from bootnode.lab import Lab
 
-    machines = _machines(arguments.nodes, load_nodes(read_config(arguments).nodes))
+    table = load_nodes(read_config(arguments).nodes)
+    machines = _machines(arguments.nodes, table, arguments.memory)
     lab = Lab.attach(arguments.dir.absolute())
     for machine in machines:
         lab.boot(machine)
@@ -217,7 +218,7 @@ def run_exec(arguments: argparse.Namespace) -> int:
     """Run a command, with its own input, output and exit status."""
     from bootnode.lab import Lab
 
-    words = [word for word in arguments.command if word != "--"] or ["sh"]
+    words = arguments.command[arguments.command[:1] == ["--"] :] or ["sh"]
     lab = Lab.attach(arguments.dir.absolute())
     return subprocess.run(lab.command(words), check=False).returncode
 

@@ -1,0 +1,82 @@
+"""A configuration to run commands on, and what they print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bootnode.cli import main
+from bootnode.image.store import Contents, ImageStore, Provenance
+
+CONFIG = "state_dir: state\nnetworks: [{interface: tap0, dhcp: full}]\n"
+NODES = """\
+defaults: {image: failsafe, kernel_args: [console=ttyS0]}
+nodes:
+  node-000: {mac: fc:ab:14:e8:66:01, ip: 10.77.0.10, vars: {rack: 7}}
+  node-001: {mac: [fc:ab:14:e8:66:02, fc:ab:14:e8:66:03], boot: once, image: compute}
+  node-002: {mac: fc:ab:14:e8:66:04, boot_file: grubx64.efi, kernel_args: quiet}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a right configuration."""
+    (tmp_path / "bootnoded.yaml").write_text(CONFIG)
+    (tmp_path / "nodes.yaml").write_text(NODES)
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command on that configuration; its output goes to no terminal."""
+
+    def bootnode(*words: str) -> Outcome:
+        with pytest.raises(SystemExit) as exited:
+            main([*words, "-c", str(folder / "bootnoded.yaml")])
+        captured = capsys.readouterr()
+        assert isinstance(exited.value.code, int)
+        return Outcome(exited.value.code, captured.out, captured.err)
+
+    return bootnode
+
+
+@pytest.fixture
+def publish(folder: Path) -> Callable[..., str]:
+    """Publishes an image of these bytes and returns its version."""
+    store = ImageStore(folder / "state" / "images")
+
+    def make(name: str, initrd: bytes = b"x" * 14_200_000) -> str:
+        with store.staging(name) as staging:
+            staged = staging / "files"
+            staged.mkdir()
+            (staged / "vmlinuz").write_bytes(b"kernel")
+            (staged / "initrd.img").write_bytes(initrd)
+            version = store.publish(
+                name,
+                staged,
+                Contents(
+                    kernel="vmlinuz",
+                    initrds=("initrd.img",),
+                    kernel_release="6.1.0-test",
+                    ram_bytes=30_000_000,
+                ),
+                Provenance(recipe_sha256="00", packages={"busybox-static": "1.35"}),
+            )
+        return version.version
+
+    return make
