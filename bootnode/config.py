@@ -11,10 +11,18 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from bootnode.addresses import AddressRange
-from bootnode.yamlmarks import Document, load_yaml, validate
+from bootnode.yamlmarks import load_yaml, validate
 
 DEFAULT_CONFIG = Path("/etc/bootnode/bootnoded.yaml")
 SOCKET_NAME = "bootnoded.sock"
@@ -25,6 +33,7 @@ _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 # outlive the slowest boot.
 LEASE_TIME_MIN_S = 120
 LEASE_TIME_MAX_S = 30 * 86400
+_IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 DOMAIN = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.?)+", re.IGNORECASE)
 
 
@@ -63,8 +72,41 @@ def _parse_range(value: object) -> AddressRange:
     return value if isinstance(value, AddressRange) else AddressRange.parse(str(value))
 
 
+def check_image_name(name: str) -> str:
+    """An image's name, which becomes a folder and a part of URLs.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    if not _IMAGE_NAME.fullmatch(name):
+        raise ValueError(
+            f"'{name}' cannot be an image's name (want a-z, 0-9, '.', '_' and '-', 63 at most)"
+        )
+    return name
+
+
+def check_kernel_arg(value: str) -> str:
+    """A kernel argument that iPXE passes on as it stands: its script language has no quoting.
+
+    Raises:
+        ValueError: iPXE would make something else of it.
+    """
+    if not value or not value.isprintable() or not value.isascii() or value != value.strip():
+        raise ValueError(f"{value!r} is not a kernel argument (want printable ASCII)")
+    for token in value.split():
+        if token.startswith("#") or token in ("||", "&&", ";"):
+            raise ValueError(f"'{token}' would end the line in iPXE (want it out of kernel_args)")
+    if "${" in value or value.endswith("\\"):
+        raise ValueError(f"'{value}' would be expanded by iPXE (want it without '${{' or '\\')")
+    return value
+
+
 Ipv4 = Annotated[IPv4Address, BeforeValidator(parse_ipv4)]
 Ipv4List = Annotated[tuple[Ipv4, ...], BeforeValidator(one_or_many)]
+ImageName = Annotated[str, AfterValidator(check_image_name)]
+KernelArgs = Annotated[
+    tuple[Annotated[str, AfterValidator(check_kernel_arg)], ...], BeforeValidator(one_or_many)
+]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -181,6 +223,3 @@ def load_config(path: Path, *, state_dir: Path | None = None) -> Config:
         "files": base / config.files if config.files is not None else None,
     }
     return config.model_copy(update=changes)
-
-
-__all__ = ["Config", "Document", "NetworkSettings", "Settings", "load_config"]

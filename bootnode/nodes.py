@@ -15,16 +15,15 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError
 
 from bootnode.addresses import MacAddress
-from bootnode.config import Ipv4List, Settings, one_or_many
+from bootnode.config import ImageName, Ipv4List, KernelArgs, Settings, one_or_many
 from bootnode.errors import ConfigError, Problem
 from bootnode.yamlmarks import Document, KeyPath, load_yaml, validate
 
 # The name becomes a host name: RFC 1123 section 2.1.
 NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
-IMAGE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _RANGE = re.compile(r"([^\[\]]*)\[(\d+)-(\d+)\]([^\[\]]*)")
 RANGE_MAX = 65536
 """Nodes that one range may name; more is a slip of the finger."""
@@ -47,18 +46,6 @@ def _parse_mac(value: object) -> MacAddress:
     return mac
 
 
-def _check_kernel_arg(value: str) -> str:
-    """Refuse what iPXE would not pass on as it stands: its script language has no quoting."""
-    if not value or not value.isprintable() or not value.isascii() or value != value.strip():
-        raise ValueError(f"{value!r} is not a kernel argument (want printable ASCII)")
-    for token in value.split():
-        if token.startswith("#") or token in ("||", "&&", ";"):
-            raise ValueError(f"'{token}' would end the line in iPXE (want it out of kernel_args)")
-    if "${" in value or value.endswith("\\"):
-        raise ValueError(f"'{value}' would be expanded by iPXE (want it without '${{' or '\\')")
-    return value
-
-
 # The header's file field holds 127 bytes and option 67 one octet of length: RFC 2131, RFC 2132.
 BOOT_FILE_MAX = 127
 
@@ -66,9 +53,9 @@ BOOT_FILE_MAX = 127
 class NodeSettings(Settings):
     """What may stand in `defaults`, in a profile, and on a node."""
 
-    image: Annotated[str, Field(pattern=IMAGE_NAME)] | None = None
+    image: ImageName | None = None
     """The image to boot, by its name under state_dir/images."""
-    kernel_args: tuple[str, ...] = ()
+    kernel_args: KernelArgs = ()
     """Added to the kernel's command line, after those of the image."""
     boot: Boot | None = None
     """`network` (the default), `local`, or `once`."""
@@ -78,16 +65,6 @@ class NodeSettings(Settings):
     """One file for the firmware to boot, overriding image and loader: a TFTP path or a URL."""
     vars: dict[str, Any] = Field(default_factory=dict)
     """Values of your own for templates."""
-
-    @field_validator("kernel_args", mode="before")
-    @classmethod
-    def _one_kernel_arg(cls, value: object) -> object:
-        return one_or_many(value)
-
-    @field_validator("kernel_args")
-    @classmethod
-    def _check_kernel_args(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_check_kernel_arg(argument) for argument in value)
 
 
 class NodeEntry(NodeSettings):

@@ -8,28 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from bootnode.config import KernelArgs, Settings, check_image_name
 from bootnode.errors import ConfigError
 from bootnode.yamlmarks import load_yaml, validate
 
 RECIPE_FILE = "image.yaml"
-NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _PACKAGE_PATTERN = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _MODULE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./*?\[\]-]*")
-
-
-def check_image_name(name: str) -> str:
-    """`name`, if it can be an image's: it becomes a folder name and a part of URLs.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    if not NAME_PATTERN.fullmatch(name):
-        raise ValueError(
-            f"'{name}' cannot be an image's name (want a-z, 0-9, '.', '_' and '-', 63 at most)"
-        )
-    return name
 
 
 def _check_package(name: str) -> str:
@@ -46,20 +33,10 @@ def _check_module(name: str) -> str:
     return name
 
 
-def _check_kernel_arg(argument: str) -> str:
-    if not argument or re.search(r"[\s\x00-\x1f\x7f]", argument):
-        raise ValueError(f"'{argument}' is not one kernel argument (want no spaces; one an item)")
-    return argument
-
-
 Module = Annotated[str, AfterValidator(_check_module)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class KernelSpec(_Model):
+class KernelSpec(Settings):
     """Which kernel an image has, and what of its modules."""
 
     package: Annotated[str, AfterValidator(_check_package)]
@@ -70,12 +47,12 @@ class KernelSpec(_Model):
     """Names of modules to load on every node, though no device asks for them."""
 
 
-class RecipeFile(_Model):
+class RecipeFile(Settings):
     """The keys of image.yaml."""
 
     description: str
     kernel: KernelSpec
-    kernel_args: tuple[Annotated[str, AfterValidator(_check_kernel_arg)], ...] = ()
+    kernel_args: KernelArgs = ()
     """For the kernel command line, before those of the node."""
 
 

@@ -25,8 +25,8 @@ from tempfile import mkdtemp
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bootnode.config import check_image_name
 from bootnode.errors import ImageError
-from bootnode.image.spec import check_image_name
 
 MANIFEST = "manifest.json"
 VERSION_LENGTH = 16

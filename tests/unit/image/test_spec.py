@@ -56,11 +56,11 @@ def test_installed_recipes_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             ],
         ),
         (
-            MINIMAL + "kernel_args: [quiet, 'a b', '', 5]\n",
+            MINIMAL + "kernel_args: [quiet, 'a #b', '', 5]\n",
             [
-                ":3:22: kernel_args[1]: 'a b' is not one kernel argument",
-                ":3:29: kernel_args[2]: '' is not one kernel argument",
-                ":3:33: kernel_args[3]: 5 is not text (put quotes around it)",
+                ":3:22: kernel_args[1]: '#b' would end the line in iPXE",
+                ":3:30: kernel_args[2]: '' is not a kernel argument",
+                ":3:34: kernel_args[3]: 5 is not text (put quotes around it)",
             ],
         ),
         (
