@@ -1,0 +1,407 @@
+"""The daemon's own decisions: loaders, reloads, boot-once marks, and how it fails to start.
+
+Starting, serving and stopping for real is tested with real sockets elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+from pathlib import Path
+
+import pytest
+
+from bootnode import daemon as module
+from bootnode.addresses import Interface, MacAddress
+from bootnode.boot.journal import Stage
+from bootnode.boot.plan import LOADER_NAMES
+from bootnode.daemon import Daemon, available_loaders, file_roots, main
+from bootnode.dhcp.leases import Lease, LeaseState
+from bootnode.errors import ConfigError, StartError
+from bootnode.files import FileRoots
+from bootnode.state import LeaseStore
+from bootnode.tftp.packet import ErrorCode
+from bootnode.tftp.server import Endpoint, Refused, TransferEvent
+from bootnode.tftp.transfer import Completed, Failed, Outcome
+
+MAC = MacAddress.parse("fc:ab:14:e8:66:01")
+OTHER = MacAddress.parse("fc:ab:14:e8:66:02")
+ADDRESS = IPv4Address("10.77.0.10")
+INTERFACE = Interface(
+    name="tap0",
+    index=7,
+    mac=MacAddress.parse("02:00:00:00:00:01"),
+    address=IPv4Interface("10.77.0.1/24"),
+    link_local=IPv6Address("fe80::1"),
+    mtu=1500,
+)
+CONFIG = """\
+state_dir: state
+files: files
+networks:
+  - interface: nonesuch0
+    dhcp: full
+    pool: 10.77.0.100-10.77.0.199
+    router: 10.77.0.101
+    dns: 10.77.0.102
+    ntp: 10.77.0.103
+"""
+NODES = """\
+defaults: {image: failsafe}
+nodes:
+  node-000: {mac: fc:ab:14:e8:66:01, ip: 10.77.0.10, boot: once}
+  node-001: {mac: fc:ab:14:e8:66:02}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration, and loaders of the test's own in place of the distribution's."""
+    (tmp_path / "bootnoded.yaml").write_text(CONFIG)
+    (tmp_path / "nodes.yaml").write_text(NODES)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "ipxe").mkdir()
+    (tmp_path / "ipxe" / "undionly.kpxe").write_bytes(b"distribution's")
+    monkeypatch.setattr(module, "LOADER_FOLDERS", (tmp_path / "ipxe",))
+    monkeypatch.setattr(module, "LOADER_FILES", {"ipxe.efi": tmp_path / "boot.efi"})
+    return tmp_path
+
+
+def make(folder: Path) -> Daemon:
+    return Daemon(folder / "bootnoded.yaml")
+
+
+@pytest.fixture
+async def daemon(folder: Path) -> AsyncIterator[Daemon]:
+    """A daemon with its state open, and no sockets."""
+    daemon = make(folder)
+    async with AsyncExitStack() as stack:
+        daemon._open_state(stack)
+        yield daemon
+
+
+def stored_marks(folder: Path) -> set[tuple[str, str]]:
+    """What a daemon that starts now would know of used up boots."""
+    store = LeaseStore(folder / "state" / "state.sqlite")
+    try:
+        return store.spent_boots()
+    finally:
+        store.close()
+
+
+def settle(daemon: Daemon) -> None:
+    """Wait for the thread of the database."""
+    daemon._executor.submit(lambda: None).result(10)
+
+
+# Loaders
+
+
+def test_loaders_are_the_users_first_then_the_distributions(folder: Path) -> None:
+    roots = file_roots(make(folder).config)
+    assert available_loaders(roots) == {"undionly.kpxe"}
+    (folder / "files" / "undionly.kpxe").write_bytes(b"mine")
+    (folder / "files" / "snponly.efi").write_bytes(b"mine")
+    (folder / "boot.efi").write_bytes(b"elsewhere")
+    (folder / "ipxe" / "ipxe.efi").symlink_to(folder / "boot.efi")  # as Debian has it
+    (folder / "ipxe" / "ipxe.pxe").symlink_to("nowhere")
+    assert available_loaders(roots) == {"undionly.kpxe", "snponly.efi", "ipxe.efi"}
+    assert roots.resolve("undionly.kpxe").read_bytes() == b"mine"
+    assert roots.resolve("ipxe.efi") == folder / "boot.efi"
+
+
+def test_without_a_folder_of_the_users(folder: Path) -> None:
+    (folder / "bootnoded.yaml").write_text(CONFIG.replace("files: files\n", ""))
+    assert available_loaders(file_roots(make(folder).config)) == {"undionly.kpxe"}
+
+
+def test_no_loader_at_all(tmp_path: Path) -> None:
+    with pytest.raises(StartError) as caught:
+        available_loaders(FileRoots([tmp_path]))
+    assert str(caught.value) == (
+        "there is no boot loader: install the package ipxe (`apt install ipxe`), "
+        "or put undionly.kpxe and snponly.efi into the folder that `files` names"
+    )
+
+
+# Starting
+
+
+def test_a_wrong_configuration(folder: Path) -> None:
+    (folder / "nodes.yaml").write_text("nodes: {a: {}}\n")
+    with pytest.raises(ConfigError, match=r"nodes\.yaml:1:12: nodes\.a\.mac: is missing"):
+        make(folder)
+
+
+async def test_a_missing_interface_leaves_nothing_behind(folder: Path) -> None:
+    with pytest.raises(StartError, match="there is no interface 'nonesuch0'"):
+        await make(folder).run()
+    assert [path.name for path in (folder / "state").iterdir()] == ["state.sqlite"]
+
+
+async def test_state_dir_that_cannot_be_made(folder: Path) -> None:
+    (folder / "state").write_text("a file")
+    with pytest.raises(StartError) as caught:
+        await make(folder).run()
+    assert str(caught.value) == (
+        f"state_dir {folder}/state cannot be made: File exists: "
+        "create it for the user that runs bootnoded, or name another one"
+    )
+
+
+async def test_damaged_state_is_set_aside_and_said(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "state").mkdir()
+    (folder / "state" / "state.sqlite").write_bytes(b"no database" * 1000)
+    async with AsyncExitStack() as stack:
+        make(folder)._open_state(stack)
+    assert "starting without leases and boot-once marks" in caplog.text
+
+
+async def test_a_pool_outside_of_the_network(daemon: Daemon) -> None:
+    (settings,) = daemon.config.networks
+    elsewhere = Interface(
+        name="eth0",
+        index=2,
+        mac=INTERFACE.mac,
+        address=IPv4Interface("192.168.5.1/24"),
+        link_local=INTERFACE.link_local,
+        mtu=1500,
+    )
+    with pytest.raises(StartError) as caught:
+        daemon._lease_table(settings, elsewhere)
+    assert str(caught.value) == (
+        "the pool 10.77.0.100-10.77.0.199 is not within 192.168.5.0/24, the network of eth0 "
+        "(192.168.5.1/24): mend `pool` in bootnoded.yaml, or the interface's address"
+    )
+
+
+async def test_leases_come_back_and_servers_addresses_are_not_lent(daemon: Daemon) -> None:
+    lease = Lease(
+        address=IPv4Address("10.77.0.150"), mac=OTHER, state=LeaseState.BOUND, expires_s=2e9
+    )
+    daemon._store.save([lease])
+    (settings,) = daemon.config.networks
+    leases = daemon._lease_table(settings, INTERFACE)
+    assert leases.lookup(OTHER) == lease
+    assert leases.is_reserved(MAC, ADDRESS)
+    for taken in ("10.77.0.101", "10.77.0.102", "10.77.0.103"):
+        given = leases.offer(OTHER.plus(1), requested=IPv4Address(taken), now=1e9)
+        assert isinstance(given, IPv4Address)
+        assert given != IPv4Address(taken)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("networks: []\n", "bootnoded.yaml:1:11: networks: a list is too short (want 1 or more)"),
+        (CONFIG, "there is no interface 'nonesuch0'"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_said_in_a_line(
+    folder: Path,
+    text: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (folder / "bootnoded.yaml").write_text(text)
+    monkeypatch.setattr(sys, "argv", ["bootnoded", "-c", str(folder / "bootnoded.yaml")])
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 1
+    (line,) = caplog.messages
+    assert message in line
+    assert "Traceback" not in caplog.text
+
+
+# Reload
+
+
+async def test_reload_replaces_the_table(
+    daemon: Daemon, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (settings,) = daemon.config.networks
+    leases = daemon._lease_table(settings, INTERFACE)
+    (folder / "nodes.yaml").write_text(
+        "defaults: {image: failsafe}\n"
+        "nodes: {new: {mac: fc:ab:14:e8:66:02, ip: 10.77.0.20}}\n"
+        "unknown: address\n"
+    )
+    (folder / "files" / "snponly.efi").write_bytes(b"put there since")
+    await daemon.reload()
+    assert [node.name for node in daemon.policy.table] == ["new"]
+    assert daemon.policy.table.unknown == "address"
+    assert daemon.policy.loaders == {"undionly.kpxe", "snponly.efi"}
+    assert leases.is_reserved(OTHER, IPv4Address("10.77.0.20"))
+    assert not leases.is_reserved(MAC, ADDRESS)
+    assert caplog.messages == ["reload: 1 nodes in the table"]
+
+
+async def test_reload_with_errors_keeps_the_old_table(
+    daemon: Daemon, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = daemon.policy.table
+    (folder / "nodes.yaml").write_text("nodes: {a: {mac: x}, b: {}}\n")
+    await daemon.reload()
+    assert daemon.policy.table is before
+    assert caplog.messages == [
+        f"{folder}/nodes.yaml:1:18: nodes.a.mac: 'x' is not a MAC address (want aa:bb:cc:dd:ee:ff)",
+        f"{folder}/nodes.yaml:1:25: nodes.b.mac: is missing",
+        "reload: 2 problems, the old table stays",
+    ]
+    (folder / "nodes.yaml").unlink()
+    await daemon.reload()
+    assert daemon.policy.table is before
+
+
+async def test_what_needs_a_restart_is_said(
+    daemon: Daemon, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "bootnoded.yaml").write_text(CONFIG + "http: {port: 80}\n")
+    await daemon.reload()
+    assert caplog.messages == [
+        (
+            f"reload: {folder}/bootnoded.yaml has changed beyond `nodes`: "
+            "restart bootnoded for that to count"
+        )
+    ]
+    assert daemon.config.http.port == 8080
+
+
+async def test_another_node_table_needs_no_restart(
+    daemon: Daemon, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "bootnoded.yaml").write_text(CONFIG + "nodes: others.yaml\n")
+    (folder / "others.yaml").write_text("nodes: {}\n")
+    await daemon.reload()
+    assert len(daemon.policy.table) == 0
+    assert caplog.messages == []
+
+
+async def test_a_reload_without_loaders_keeps_those_of_the_start(
+    daemon: Daemon, folder: Path
+) -> None:
+    daemon.policy.loaders = LOADER_NAMES
+    (folder / "ipxe" / "undionly.kpxe").unlink()
+    await daemon.reload()
+    assert daemon.policy.loaders == LOADER_NAMES
+
+
+# boot: once
+
+
+async def test_boot_once_is_spent_when_the_image_is_there(
+    daemon: Daemon, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for mac in (MAC, MAC, OTHER, OTHER.plus(1)):  # a second time; not on `once`; a stranger
+        daemon._on_delivered(mac)
+    assert daemon.policy.spent == {("node-000", "failsafe")}
+    assert caplog.messages == [
+        "node=node-000 has had its `boot: once`: from now on it boots locally"
+    ]
+    settle(daemon)
+    assert stored_marks(folder) == {("node-000", "failsafe")}
+    again = make(folder)
+    async with AsyncExitStack() as stack:
+        again._open_state(stack)
+        assert again.policy.spent == {("node-000", "failsafe")}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "is_kept"),
+    [
+        (NODES, True),
+        (NODES.replace("failsafe", "compute"), True),  # put back, failsafe is still spent
+        (NODES.replace("boot: once", "boot: network"), False),
+        (NODES.replace("node-000", "renamed"), False),
+    ],
+)
+async def test_boot_once_is_armed_again_by_taking_it_out(
+    daemon: Daemon, folder: Path, nodes: str, is_kept: bool
+) -> None:
+    daemon._on_delivered(MAC)
+    (folder / "nodes.yaml").write_text(nodes)
+    await daemon.reload()
+    settle(daemon)
+    marks = {("node-000", "failsafe")} if is_kept else set()
+    assert daemon.policy.spent == marks
+    assert stored_marks(folder) == marks
+
+
+async def test_a_mark_that_cannot_be_stored_counts_and_is_said(
+    daemon: Daemon, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_node: str, _image: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(daemon._store, "spend_boot", fail)
+    daemon._on_delivered(MAC)
+    settle(daemon)
+    assert daemon.policy.spent == {("node-000", "failsafe")}
+    assert caplog.messages == ["node-000 failsafe not stored: [Errno 28] No space left on device"]
+
+
+# TFTP
+
+
+COMPLETED = Completed(bytes_sent=9, blocks=1, retransmits=0, acknowledged=True)
+
+
+def event(outcome: Refused | Outcome, host: IPv4Address = ADDRESS) -> TransferEvent:
+    return TransferEvent(
+        client=Endpoint(host, 2070),
+        server=IPv4Address("10.77.0.1"),
+        filename="snponly.efi",
+        outcome=outcome,
+        seconds=0.1,
+    )
+
+
+async def test_what_a_node_does_by_tftp_is_in_its_journal(daemon: Daemon) -> None:
+    daemon.journal.locate(MAC, ADDRESS, now=1.0)
+    record = daemon.journal.get(MAC)
+    assert record is not None
+    daemon._on_transfer(event(Refused(code=ErrorCode.NOT_FOUND, reason="not there")))
+    daemon._on_transfer(event(Failed(bytes_sent=0, blocks=0, retransmits=5, reason="no answer")))
+    assert not record.boots
+    assert [note.text for note in record.notes] == [
+        *("tftp snponly.efi: not there", "tftp snponly.efi: no answer"),
+    ]
+    daemon._on_transfer(event(COMPLETED))
+    assert [(boot.stage, boot.detail) for boot in record.boots] == [(Stage.LOADER, "snponly.efi")]
+
+
+async def test_a_stranger_by_tftp_is_nobodys_business(daemon: Daemon) -> None:
+    daemon._on_transfer(event(COMPLETED, IPv4Address("10.77.0.99")))
+    assert list(daemon.journal) == []
+
+
+# The watchdog
+
+
+async def test_watchdog_without_systemd_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    await module._watchdog()
+
+
+async def test_watchdog_says_that_the_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    async def sleep(seconds: float) -> None:
+        assert seconds == 15.0
+        if len(said) == 3:
+            raise TimeoutError
+
+    monkeypatch.setattr(module, "notify", said.append)
+    monkeypatch.setattr(module, "watchdog_interval_s", lambda: 15.0)
+    monkeypatch.setattr("bootnode.daemon.asyncio.sleep", sleep)
+    with pytest.raises(TimeoutError):
+        await module._watchdog()
+    assert said == ["WATCHDOG=1"] * 3
