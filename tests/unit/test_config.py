@@ -14,6 +14,8 @@ from bootnode.config import (
     HttpSettings,
     NetworkSettings,
     TftpSettings,
+    check_image_name,
+    check_kernel_arg,
     load_config,
     parse_duration,
     parse_ipv4,
@@ -151,6 +153,45 @@ def test_what_is_no_address(value: object) -> None:
     message = f"'{value}' is not an IPv4 address (want 10.77.0.1)"
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_ipv4(value)
+
+
+@pytest.mark.parametrize("name", ["failsafe", "a", "rocky-8.10_x", "9lives", "x" * 63])
+def test_image_names(name: str) -> None:
+    assert check_image_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Rocky", ".hidden", "..", "a/b", "a b", "-a", "ü", "x" * 65, "a\n"]
+)
+def test_what_is_no_image_name(name: str) -> None:
+    message = f"'{name}' cannot be an image's name (want a-z, 0-9, '.', '_' and '-', 63 at most)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_image_name(name)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("", "'' is not a kernel argument (want printable ASCII)"),
+        (" quiet", "' quiet' is not a kernel argument (want printable ASCII)"),
+        ("a\nb", "'a\\nb' is not a kernel argument (want printable ASCII)"),
+        ("ü", "'ü' is not a kernel argument (want printable ASCII)"),
+        ("a #b", "'#b' would end the line in iPXE (want it out of kernel_args)"),
+        ("a || b", "'||' would end the line in iPXE (want it out of kernel_args)"),
+        ("a && b", "'&&' would end the line in iPXE (want it out of kernel_args)"),
+        ("a ; b", "';' would end the line in iPXE (want it out of kernel_args)"),
+        ("${net0/mac}", "'${net0/mac}' would be expanded by iPXE (want it without '${' or '\\')"),
+        ("a\\", "'a\\' would be expanded by iPXE (want it without '${' or '\\')"),
+    ],
+)
+def test_kernel_args_that_ipxe_would_not_pass_on(argument: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_kernel_arg(argument)
+
+
+@pytest.mark.parametrize("argument", ["quiet", "a#b", "x=a;b", "a||b", "$x", "root=LABEL=my disk"])
+def test_kernel_args_that_are_fine(argument: str) -> None:
+    assert check_kernel_arg(argument) == argument
 
 
 NETWORK = "networks:\n  - interface: tap0\n    dhcp: full\n"
