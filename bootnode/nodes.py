@@ -50,6 +50,13 @@ def _parse_mac(value: object) -> MacAddress:
 BOOT_FILE_MAX = 127
 
 
+def _plus(address: IPv4Address, offset: int) -> IPv4Address:
+    try:
+        return address + offset
+    except ValueError:
+        raise ValueError(f"counting {offset} up from {address} leaves the address space") from None
+
+
 class NodeSettings(Settings):
     """What may stand in `defaults`, in a profile, and on a node."""
 
@@ -261,6 +268,9 @@ class _TableBuilder:
             unknown = (
                 self._merge("unknown", [choice]) if isinstance(choice, NodeSettings) else choice
             )
+            if isinstance(unknown, Node) and unknown.boot is Boot.ONCE:
+                text = "a machine outside the table cannot boot once (want `network` or `local`)"
+                self.problems.append(self._unknown[0].problem(("unknown", "boot"), text))
         if self.problems:
             raise ConfigError(self.problems)
         return NodeTable(tuple(nodes), unknown, tuple(self._image_uses()))
@@ -288,8 +298,8 @@ class _TableBuilder:
             self.problems.append(document.problem(path, text, at_key=True))
         for index, each in enumerate(names):
             try:
-                macs = tuple(mac.plus(index) for mac in entry.mac)
-                addresses = [address + index for address in entry.ip]
+                macs = tuple(_parse_mac(mac.plus(index)) for mac in entry.mac)
+                addresses = [_plus(address, index) for address in entry.ip]
             except ValueError as error:
                 self.problems.append(document.problem(path, str(error)))
                 return

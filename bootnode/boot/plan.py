@@ -90,7 +90,7 @@ def decide_boot(
         # Without a boot file every firmware goes on to its next boot device.
         return NoBoot(reason="it boots from its local disk")
     if node.boot_file is not None:
-        return BootFile(name=node.boot_file)
+        return BootFile(name=_as_client_reads(node.boot_file, client, site))
     return _loader(client, site, loaders)
 
 
@@ -120,14 +120,21 @@ def _for_ipxe(client: Client, site: Site, loaders: Collection[str]) -> BootFile 
     return BootFile(name=f"tftp://{site.address}/{loader.name}")
 
 
+def _as_client_reads(name: str, client: Client, site: Site) -> str:
+    """A file of ours as this client is told of it: HTTP Boot takes nothing but a URL."""
+    if client.speaker is not Speaker.HTTP_BOOT or "://" in name:
+        return name
+    folder = "loaders" if name in LOADER_NAMES else "files"
+    return f"{site.url}/{folder}/{name.lstrip('/')}"
+
+
 def _loader(client: Client, site: Site, loaders: Collection[str]) -> BootFile | NoBoot:
     if client.architecture is None:
         return NoBoot(reason=f"its architecture is unknown ({client.vendor_class!r})")
     wanted = LOADERS.get(client.architecture.base, ())
     for name in wanted:
         if name in loaders:
-            is_url = client.speaker is Speaker.HTTP_BOOT
-            return BootFile(name=f"{site.url}/loaders/{name}" if is_url else name)
+            return BootFile(name=_as_client_reads(name, client, site))
     folder = "into the `files` folder"
     remedy = f"put {' or '.join(wanted)} {folder}"
     if not wanted:

@@ -79,6 +79,5 @@ class SteppedFileResponse(web.FileResponse):
                 raise ConnectionResetError(f"{self._path} shrank while it was sent")
             offset += sent
             self.bytes_sent += sent
-            await asyncio.sleep(0)
         await web.StreamResponse.write_eof(self)
         return writer

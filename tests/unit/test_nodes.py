@@ -337,7 +337,20 @@ BAD = {
             "  b-[0-1]: {mac: fe:00:00:00:00:01, ip: 255.255.255.255}\n"
         ),
         [
-            "4:12: nodes.b-[0-1]: 4294967296 (>= 2**32) is not permitted as an IPv4 address",
+            (
+                "3:12: nodes.a-[0-1]: 'ff:00:00:00:00:00' is a group or empty address "
+                "(want the address of a card)"
+            ),
+            ("4:12: nodes.b-[0-1]: counting 1 up from 255.255.255.255 leaves the address space"),
+        ],
+    ),
+    "unknown machines that boot once": (
+        "unknown: {image: i, boot: once}\n",
+        [
+            (
+                "1:27: unknown.boot: a machine outside the table cannot boot once "
+                "(want `network` or `local`)"
+            ),
         ],
     ),
     "taken names, MACs and addresses": (

@@ -117,6 +117,19 @@ LOCAL = "(it boots from its local disk)"
             False,
             {UEFI: "custom/IPXE-arm.efi", IPXE_UEFI: SCRIPT},
         ),
+        (
+            {"boot_file": "/grub/grubx64.efi"},
+            False,
+            {
+                UEFI: "/grub/grubx64.efi",
+                HTTP: "http://10.77.0.1:8080/files/grub/grubx64.efi",
+            },
+        ),
+        (
+            {"boot_file": "ipxe.efi"},
+            False,
+            {UEFI: "ipxe.efi", HTTP: "http://10.77.0.1:8080/loaders/ipxe.efi"},
+        ),
         ({"boot_file": "undionly.0"}, False, {BIOS: "undionly.0", IPXE_BIOS: SCRIPT}),
         ({"boot_file": "menu.ipxe"}, False, {BIOS: "menu.ipxe", IPXE_BIOS: "menu.ipxe"}),
         # The local disk goes before the boot file.
