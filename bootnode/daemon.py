@@ -27,7 +27,8 @@ from bootnode import __version__, net
 from bootnode.addresses import Interface, MacAddress
 from bootnode.boot.journal import Journal, Stage
 from bootnode.boot.plan import LOADER_NAMES, Policy, Site
-from bootnode.config import DEFAULT_CONFIG, Config, NetworkSettings, load_config
+from bootnode.cli.common import add_config_options
+from bootnode.config import Config, NetworkSettings, load_config
 from bootnode.dhcp.leases import LeaseTable
 from bootnode.dhcp.responder import Responder
 from bootnode.dhcp.server import DhcpServer, LeaseWriter
@@ -389,17 +390,7 @@ def main() -> None:
         description="The netboot server: DHCP or ProxyDHCP, TFTP and HTTP in one process.",
         epilog="example: bootnoded -c config/bootnoded.yaml",
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        metavar="FILE",
-        type=Path,
-        default=DEFAULT_CONFIG,
-        help="the configuration (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--state-dir", metavar="DIR", type=Path, help="keep state here, whatever the file says"
-    )
+    add_config_options(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help="log every detail")
     parser.add_argument("--version", action="version", version=f"bootnoded {__version__}")
     arguments = parser.parse_args()

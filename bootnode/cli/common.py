@@ -27,6 +27,15 @@ def add_command(
     parser = commands.add_parser(
         name, help=help, description=help[:1].upper() + help[1:] + ".", epilog=f"example: {example}"
     )
+    add_config_options(parser)
+    if table:
+        parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Which configuration, and where its state is: the same for the daemon and every verb."""
     parser.add_argument(
         "-c",
         "--config",
@@ -38,10 +47,6 @@ def add_command(
     parser.add_argument(
         "--state-dir", metavar="DIR", type=Path, help="where state is, whatever the file says"
     )
-    if table:
-        parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    parser.set_defaults(run=run)
-    return parser
 
 
 def read_config(arguments: argparse.Namespace) -> Config:
