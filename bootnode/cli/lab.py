@@ -263,7 +263,12 @@ def run_demo(arguments: argparse.Namespace) -> int:
     shutil.rmtree(arguments.dir / "consoles", ignore_errors=True)
     with _start(arguments, config, detach=False) as lab:
         running = [lab.boot(machine) for machine in machines]
-        return demo.run_demo(running, lambda: _progress(running, config), timeout_s=DEMO_TIMEOUT_S)
+        status = demo.run_demo(
+            running, lambda: _progress(running, config), timeout_s=DEMO_TIMEOUT_S
+        )
+    outcome = "not all came up" if status else f"all {len(machines)} are up"
+    print(f"\n{outcome}; the lab is down again, its logs and consoles are in {arguments.dir}")
+    return status
 
 
 def _progress(machines: list[RunningVm], config: Config) -> list[NodeProgress]:
