@@ -7,6 +7,7 @@ every problem found, each with its file, line and column. Paths are relative to 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ from pydantic import (
 )
 
 from bootnode.addresses import AddressRange
+from bootnode.errors import ConfigError
 from bootnode.yamlmarks import load_yaml, validate
 
 DEFAULT_CONFIG = Path("/etc/bootnode/bootnoded.yaml")
@@ -102,7 +104,8 @@ def check_kernel_arg(value: str) -> str:
 
 
 Ipv4 = Annotated[IPv4Address, BeforeValidator(parse_ipv4)]
-Ipv4List = Annotated[tuple[Ipv4, ...], BeforeValidator(one_or_many)]
+# 63 addresses of 4 bytes are what one DHCP option can hold.
+Ipv4List = Annotated[tuple[Ipv4, ...], BeforeValidator(one_or_many), Field(max_length=63)]
 ImageName = Annotated[str, AfterValidator(check_image_name)]
 KernelArgs = Annotated[
     tuple[Annotated[str, AfterValidator(check_kernel_arg)], ...], BeforeValidator(one_or_many)
@@ -223,3 +226,12 @@ def load_config(path: Path, *, state_dir: Path | None = None) -> Config:
         "files": base / config.files if config.files is not None else None,
     }
     return config.model_copy(update=changes)
+
+
+def nodes_path(path: Path) -> Path:
+    """Where the node table of a bootnoded.yaml with errors is, as far as one can tell."""
+    named: object = None
+    with suppress(ConfigError):
+        named = load_yaml(path).data.get("nodes")
+    default: Path = Config.model_fields["nodes"].default
+    return path.absolute().parent / (named if isinstance(named, str) else default)

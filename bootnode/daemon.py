@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,17 +26,19 @@ from aiohttp import web
 from bootnode import __version__, net
 from bootnode.addresses import Interface, MacAddress
 from bootnode.boot.journal import Journal, Stage
-from bootnode.boot.plan import LOADER_NAMES, Policy, Site
+from bootnode.boot.plan import LOADER_NAMES, LOADERS, Policy, Site
 from bootnode.cli.common import add_config_options
-from bootnode.config import Config, NetworkSettings, load_config
+from bootnode.config import Config, NetworkSettings
 from bootnode.dhcp.leases import LeaseTable
+from bootnode.dhcp.packet import PXE_PORT, SERVER_PORT
+from bootnode.dhcp.pxe import Architecture
 from bootnode.dhcp.responder import Responder
 from bootnode.dhcp.server import DhcpServer, LeaseWriter
 from bootnode.errors import BootnodeError, ConfigError, StartError
 from bootnode.files import FileRoots, open_source
 from bootnode.image.store import ImageStore
 from bootnode.ndp.server import RouterSolicitationServer
-from bootnode.nodes import Boot, NodeTable, load_nodes
+from bootnode.nodes import Boot, NodeTable, load_site
 from bootnode.notify import notify, reloading, watchdog_interval_s
 from bootnode.state import LeaseStore
 from bootnode.tftp.packet import ReadRequest
@@ -92,12 +94,12 @@ class Daemon:
         """
         self._config_path = config_path
         self._state_dir = state_dir
-        self.config = load_config(config_path, state_dir=state_dir)
-        table = load_nodes(self.config.nodes)
+        self.config, table = load_site(config_path, state_dir=state_dir)
         self.journal = Journal()
         self._roots = file_roots(self.config)
         self.policy = Policy(table=table, loaders=frozenset())
-        self._leases: list[tuple[IPv4Network, LeaseTable]] = []
+        self._leases: list[tuple[Interface, LeaseTable]] = []
+        """Of each network with `dhcp: full`."""
         self._stop = asyncio.Event()
         self._reload_lock = asyncio.Lock()
 
@@ -136,6 +138,7 @@ class Daemon:
         for settings, interface in networks:
             if settings.dhcp != "off":
                 servers += self._dhcp(settings, interface, writer, stack)
+        self._reserve()
         tftp = TftpServer(
             [_keep(stack, net.tftp_socket(i, self.config.tftp.port)) for i in interfaces],
             self._open_file,
@@ -151,6 +154,8 @@ class Daemon:
         stack.push_async_callback(tftp.aclose)
         for site in sites:
             await site.start()
+        for sentence in _missing_loaders(self.policy.loaders):
+            log.warning("%s", sentence)
 
     def _open_state(self, stack: AsyncExitStack) -> None:
         folder = self.config.state_dir
@@ -168,6 +173,7 @@ class Daemon:
         # SQLite waits for the disk: in a thread of its own, so that no packet does.
         self._executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="state"))
         self.policy.spent |= self._store.spent_boots()
+        self._rearm()
 
     def _dhcp(
         self,
@@ -199,10 +205,10 @@ class Daemon:
         yield DhcpServer(
             interface=interface,
             server_socket=_keep(
-                stack, net.dhcp_socket(interface, net.DHCP_SERVER_PORT, is_shared=is_shared)
+                stack, net.dhcp_socket(interface, SERVER_PORT, is_shared=is_shared)
             ),
             # Never shared: of two boot servers here, only one would hear what is sent to it.
-            pxe_socket=_keep(stack, net.dhcp_socket(interface, net.PXE_PORT, is_shared=False)),
+            pxe_socket=_keep(stack, net.dhcp_socket(interface, PXE_PORT, is_shared=False)),
             unicast_socket=_keep(stack, unicast) if unicast is not None else None,
             responder=Responder(
                 settings=settings,
@@ -211,6 +217,7 @@ class Daemon:
                 leases=leases,
                 policy=self.policy,
             ),
+            is_proxy=settings.dhcp == "proxy",
             writer=writer,
             journal=self.journal,
             clock=time.time,
@@ -228,9 +235,9 @@ class Daemon:
         if settings.router is not None:
             taken.add(settings.router)
         leases = LeaseTable(subnet=subnet, pool=pool, excluded=frozenset(taken))
-        leases.reserve(_within(self.policy.table.reservations, subnet))
         leases.restore(lease for lease in self._store.load() if lease.address in subnet)
-        self._leases.append((subnet, leases))
+        if settings.dhcp == "full":
+            self._leases.append((interface, leases))
         return leases
 
     def _site(self, interface: Interface) -> Site:
@@ -309,6 +316,7 @@ class Daemon:
                 # Parsing 5,000 nodes takes a second: not in the event loop.
                 config, table = await asyncio.to_thread(self._read)
             except ConfigError as error:
+                self.journal.count("reload.refused")
                 for problem in error.problems:
                     log.error("%s", problem)
                 log.error("reload: %d problems, the old table stays", len(error.problems))
@@ -317,8 +325,30 @@ class Daemon:
             notify("READY=1")
 
     def _read(self) -> tuple[Config, NodeTable]:
-        config = load_config(self._config_path, state_dir=self._state_dir)
-        return config, load_nodes(config.nodes)
+        return load_site(self._config_path, state_dir=self._state_dir)
+
+    def _rearm(self) -> None:
+        """Forget the marks of nodes that were taken out of `once`: put back in, they boot again."""
+        for name, image in [*self.policy.spent]:
+            node = self.policy.table.by_name(name)
+            if node is None or node.boot is not Boot.ONCE:
+                self.policy.spent.discard((name, image))
+                self._spawn(self._store.rearm_boot, name)
+
+    def _reserve(self) -> None:
+        """Give each network the fixed addresses that lie in it; say which lie in none."""
+        homeless = dict(self.policy.table.reservations)
+        for interface, leases in self._leases:
+            ours = interface.address
+            here = {m: a for m, a in homeless.items() if a in ours.network and a != ours.ip}
+            leases.reserve(here)
+            homeless = {mac: address for mac, address in homeless.items() if mac not in here}
+        for mac, address in homeless.items() if self._leases else ():
+            log.error(
+                "mac=%s node=%s its ip %s is this server's own, or in no network with "
+                "`dhcp: full`: mend nodes.yaml",
+                *(mac, self.policy.name(mac), address),
+            )
 
     def _replace(self, config: Config, table: NodeTable) -> None:
         if config.model_copy(update={"nodes": self.config.nodes}) != self.config:
@@ -327,29 +357,28 @@ class Daemon:
                 self._config_path,
             )
         self.policy.table = table
-        for subnet, leases in self._leases:
-            leases.reserve(_within(table.reservations, subnet))
-        for name, image in [*self.policy.spent]:
-            node = table.by_name(name)
-            if node is None or node.boot is not Boot.ONCE:
-                # Taken out of `once`: put back in, it boots from the network once more.
-                self.policy.spent.discard((name, image))
-                self._spawn(self._store.rearm_boot, name)
+        self._reserve()
+        self._rearm()
         with suppress(StartError):  # keeps the loaders of the start; a missing file is refused
             self.policy.loaders = available_loaders(self._roots)
         log.info("reload: %d nodes in the table", len(table))
+
+
+def _missing_loaders(loaders: frozenset[str]) -> Iterator[str]:
+    """A sentence for each usual kind of machine that no loader is there for."""
+    for kind, architecture in (("BIOS", Architecture.X86_BIOS), ("UEFI", Architecture.X64_UEFI)):
+        names = LOADERS[architecture]
+        if loaders.isdisjoint(names):
+            yield (
+                f"{kind} machines cannot boot: there is no {' or '.join(names)}: install the "
+                "package ipxe, or put one into the folder that `files` names"
+            )
 
 
 def _keep(stack: AsyncExitStack, sock: socket.socket) -> socket.socket:
     """A socket that is closed with the daemon, even if nobody comes to use it."""
     stack.callback(sock.close)
     return sock
-
-
-def _within(
-    reservations: Mapping[MacAddress, IPv4Address], subnet: IPv4Network
-) -> dict[MacAddress, IPv4Address]:
-    return {mac: address for mac, address in reservations.items() if address in subnet}
 
 
 async def _watchdog() -> None:

@@ -20,6 +20,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from pathlib import Path
 
 from bootnode.addresses import Interface, MacAddress
+from bootnode.dhcp.packet import CLIENT_PORT, SERVER_PORT
 from bootnode.errors import StartError
 
 _SIOCGIFADDR = 0x8915
@@ -35,9 +36,6 @@ _IP_PMTUDISC_DONT = 0
 
 IP_PKTINFO = 8
 """ip(7): tells for each datagram what address it was sent to; socket has no name for it yet."""
-DHCP_SERVER_PORT = 67
-DHCP_CLIENT_PORT = 68
-PXE_PORT = 4011
 BACKLOG = 4096
 """Connections that wait to be accepted while a rack boots."""
 RECEIVE_BUFFER_BYTES = 1 << 20
@@ -276,7 +274,7 @@ def send_unicast(
 ) -> None:
     """Send a DHCP reply to a MAC and an address that the client does not have yet."""
     packet = udp_packet(
-        interface.address.ip, DHCP_SERVER_PORT, destination, DHCP_CLIENT_PORT, payload
+        interface.address.ip, SERVER_PORT, destination, CLIENT_PORT, payload
     )
     sock.sendto(packet, (interface.name, _ETH_P_IP, 0, _ARPHRD_ETHER, bytes(mac)))
 

@@ -15,10 +15,19 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from bootnode.addresses import MacAddress
-from bootnode.config import ImageName, Ipv4List, KernelArgs, Settings, one_or_many
+from bootnode.config import (
+    Config,
+    ImageName,
+    Ipv4List,
+    KernelArgs,
+    Settings,
+    load_config,
+    nodes_path,
+    one_or_many,
+)
 from bootnode.errors import ConfigError, Problem
 from bootnode.yamlmarks import Document, KeyPath, load_yaml, validate
 
@@ -50,6 +59,17 @@ def _parse_mac(value: object) -> MacAddress:
 BOOT_FILE_MAX = 127
 
 
+def _check_boot_file(value: str) -> str:
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError(f"{value!r} is not a boot file (want ASCII without blanks)")
+    return value
+
+
+BootFileName = Annotated[
+    str, Field(min_length=1, max_length=BOOT_FILE_MAX), AfterValidator(_check_boot_file)
+]
+
+
 def _plus(address: IPv4Address, offset: int) -> IPv4Address:
     try:
         return address + offset
@@ -68,7 +88,7 @@ class NodeSettings(Settings):
     """`network` (the default), `local`, or `once`."""
     loader: Literal["ipxe"] | None = None
     """How firmware gets to the kernel; by iPXE when absent."""
-    boot_file: Annotated[str, Field(min_length=1, max_length=BOOT_FILE_MAX)] | None = None
+    boot_file: BootFileName | None = None
     """One file for the firmware to boot, overriding image and loader: a TFTP path or a URL."""
     vars: dict[str, Any] = Field(default_factory=dict)
     """Values of your own for templates."""
@@ -189,6 +209,23 @@ class NodeTable:
     def reservations(self) -> dict[MacAddress, IPv4Address]:
         """The fixed address of each MAC that has one."""
         return {mac: address for node in self.nodes for mac, address in node.addresses.items()}
+
+
+def load_site(path: Path, *, state_dir: Path | None = None) -> tuple[Config, NodeTable]:
+    """Read bootnoded.yaml and the node table that it names.
+
+    Raises:
+        ConfigError: everything that is wrong with both.
+    """
+    try:
+        config = load_config(path, state_dir=state_dir)
+    except ConfigError as error:
+        try:
+            load_nodes(nodes_path(path))
+        except ConfigError as other:
+            raise ConfigError([*error.problems, *other.problems]) from None
+        raise
+    return config, load_nodes(config.nodes)
 
 
 def load_nodes(path: Path) -> NodeTable:

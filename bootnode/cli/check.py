@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
-from bootnode.cli.common import Commands, add_command, print_json, read_config
+from bootnode.cli.common import Commands, add_command, print_json
 from bootnode.config import Config
 from bootnode.errors import ConfigError, ImageError, Problem
-from bootnode.nodes import NodeTable, load_nodes
+from bootnode.nodes import NodeTable, load_site
 
 
 def add_commands(commands: Commands) -> None:
@@ -27,13 +27,12 @@ def add_commands(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print each problem on a line of its own; exit status 1 if there is one."""
-    config: Config | None = None
-    table: NodeTable | None = None
     problems: list[Problem] = []
+    summary = ""
     try:
-        config = read_config(arguments)
-        table = load_nodes(config.nodes)
+        config, table = load_site(arguments.config, state_dir=arguments.state_dir)
         problems += _missing_images(config, table)
+        summary = f"ok: {len(table)} nodes on {len(config.networks)} network(s)"
     except ConfigError as error:
         problems += error.problems
     if arguments.json:
@@ -52,8 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for problem in problems:
             print(problem, file=sys.stderr)
-        if config is not None and table is not None and not problems:
-            print(f"ok: {len(table)} nodes on {len(config.networks)} network(s)")
+        if not problems:
+            print(summary)
     return 1 if problems else 0
 
 

@@ -34,6 +34,11 @@ from bootnode.errors import PacketError
 
 T = TypeVar("T")
 
+SERVER_PORT: Final = 67
+CLIENT_PORT: Final = 68
+PXE_PORT: Final = 4011
+"""Where PXE boot servers answer (PXE 2.1 section 2.2.5)."""
+
 BOOTREQUEST = 1
 BOOTREPLY = 2
 FLAG_BROADCAST = 0x8000
@@ -192,7 +197,12 @@ class Packet:
         The client identifier and the relay agent information are echoed when the request has
         them (RFC 6842, RFC 3046).
         """
-        echoes = {code: request.options[code] for code in _ECHOED if code in request.options}
+        echoes = {
+            code: value
+            for code in _ECHOED
+            # A longer one was split by the client; we never split (RFC 3396 lets us leave it out).
+            if (value := request.options.get(code)) is not None and len(value) <= VALUE_SIZE_MAX
+        }
         return cls(
             op=BOOTREPLY,
             htype=request.htype,

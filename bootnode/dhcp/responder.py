@@ -24,11 +24,17 @@ from bootnode.dhcp import options as opt
 from bootnode.dhcp import pxe
 from bootnode.dhcp.leases import Lease, LeaseTable, Refusal
 from bootnode.dhcp.options import MessageType
-from bootnode.dhcp.packet import BOOTREQUEST, FILE_SIZE_MAX, FLAG_BROADCAST, UNSPECIFIED, Packet
+from bootnode.dhcp.packet import (
+    BOOTREQUEST,
+    CLIENT_PORT,
+    FILE_SIZE_MAX,
+    FLAG_BROADCAST,
+    PXE_PORT,
+    SERVER_PORT,
+    UNSPECIFIED,
+    Packet,
+)
 
-SERVER_PORT: Final = 67
-CLIENT_PORT: Final = 68
-PXE_PORT: Final = 4011
 BROADCAST: Final = IPv4Address("255.255.255.255")
 
 
@@ -265,6 +271,9 @@ class Responder:
         """The boot half of an offer; addresses are another server's business."""
         if request.message_type is not MessageType.DISCOVER:
             return Ignored(reason="the other DHCP server answers that", client=client)
+        if not client.boots:
+            # Only firmware joins two offers into one; to all others this would be a broken one.
+            return Ignored(reason="it does not ask to boot", client=client)
         boot = self._policy.boot_file(client, self._site)
         if not isinstance(boot, BootFile):
             return Ignored(reason=boot.reason, client=client)
@@ -385,6 +394,9 @@ def _boot_options(
             # there is no ProxyDHCP, it waits seconds for one.
             options.update([opt.IPXE_ENCAPSULATED.item(pxe.IPXE_NO_PXEDHCP)])
             return options
+        case Speaker.OS:
+            options.update([opt.TFTP_SERVER.item(str(server))])
+            return options
         case Speaker.HTTP_BOOT:
             # EDK2 takes an offer for HTTP Boot only if it says so itself.
             options.update([opt.VENDOR_CLASS.item(pxe.HTTP_CLIENT)])
@@ -400,7 +412,7 @@ def _boot_options(
                 ]
             )
     uuid = request.options.get(opt.MACHINE_UUID.code)
-    if uuid is not None:
+    if uuid is not None and len(uuid) <= opt.VALUE_SIZE_MAX:
         options[opt.MACHINE_UUID.code] = uuid
     return options
 

@@ -21,19 +21,26 @@ from bootnode.boot.journal import Journal, Stage
 from bootnode.dhcp import options as opt
 from bootnode.dhcp.leases import Lease
 from bootnode.dhcp.options import MessageType
-from bootnode.dhcp.packet import PACKET_SIZE_MAX, UNSPECIFIED, Packet
-from bootnode.dhcp.responder import BROADCAST, PXE_PORT, Arrival, Ignored, Reply, Responder
+from bootnode.dhcp.packet import (
+    PACKET_SIZE_MAX,
+    PXE_PORT,
+    SERVER_PORT,
+    UNSPECIFIED,
+    Packet,
+)
+from bootnode.dhcp.responder import BROADCAST, Arrival, Ignored, Reply, Responder
 from bootnode.errors import PacketError
 
 log = logging.getLogger(__name__)
 
 BATCH_MAX = 64
 """Datagrams handled before the event loop gets its turn again."""
+WAITING_MAX = 65536
+"""Leases that wait for the disk; beyond that a client has to ask again."""
 _PKTINFO = struct.Struct("=i4s4s")
 
 _STAGES = {
     MessageType.OFFER: Stage.OFFER,
-    MessageType.REQUEST: Stage.REQUEST,
     MessageType.ACK: Stage.ACK,
 }
 
@@ -49,6 +56,10 @@ class LeaseWriter:
 
     def store(self, lease: Lease, when_done: Callable[[bool], None]) -> None:
         """Store a lease; `when_done` is called with whether that succeeded."""
+        if len(self._waiting) >= WAITING_MAX:
+            log.error("mac=%s not stored: %d leases wait for the disk", lease.mac, WAITING_MAX)
+            when_done(False)
+            return
         self._waiting.append((lease, when_done))
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._commit())
@@ -60,19 +71,24 @@ class LeaseWriter:
 
     async def _commit(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            try:
-                await loop.run_in_executor(
-                    self._executor, self._save, [lease for lease, _ in batch]
-                )
-                is_stored = True
-            except (sqlite3.Error, OSError) as error:
-                log.error("leases=%d not stored: %s", len(batch), error)
-                is_stored = False
-            for _, when_done in batch:
-                when_done(is_stored)
-        self._task = None
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, []
+                is_stored = await self._store_batch([lease for lease, _ in batch])
+                for _, when_done in batch:
+                    # Each on its own: whatever one does, the others and the next batch go on.
+                    loop.call_soon(when_done, is_stored)
+        finally:
+            self._task = None
+
+    async def _store_batch(self, leases: Sequence[Lease]) -> bool:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._executor, self._save, leases)
+        except (sqlite3.Error, OSError) as error:
+            log.error("leases=%d not stored: %s", len(leases), error)
+            return False
+        return True
 
 
 class DhcpServer:
@@ -86,6 +102,7 @@ class DhcpServer:
         pxe_socket: socket.socket,
         unicast_socket: socket.socket | None,
         responder: Responder,
+        is_proxy: bool,
         writer: LeaseWriter,
         journal: Journal,
         clock: Callable[[], float],
@@ -93,9 +110,10 @@ class DhcpServer:
     ) -> None:
         """`clock` is Unix time; `on_boot` is called when a client that boots was answered."""
         self._interface = interface
-        self._sockets = {net.DHCP_SERVER_PORT: server_socket, PXE_PORT: pxe_socket}
+        self._sockets = {SERVER_PORT: server_socket, PXE_PORT: pxe_socket}
         self._unicast = unicast_socket
         self._responder = responder
+        self._is_proxy = is_proxy
         self._writer = writer
         self._journal = journal
         self._clock = clock
@@ -180,21 +198,21 @@ class DhcpServer:
         self._writer.store(lease, when_done)
 
     def _send(self, reply: Reply) -> None:
-        sock = self._sockets[PXE_PORT if reply.is_from_pxe_port else net.DHCP_SERVER_PORT]
-        payload = reply.packet.fit(reply.size_max).serialize()
-        destination = reply.destination
         try:
-            if reply.is_unconfigured:
-                if self._unicast is not None:
-                    net.send_unicast(
-                        self._unicast, self._interface, payload, destination, reply.mac
-                    )
-                    return
-                destination = BROADCAST
-            sock.sendto(payload, (str(destination), reply.port))
-        except OSError as error:
+            self._transmit(reply, reply.packet.fit(reply.size_max).serialize())
+        except (OSError, ValueError) as error:
             self._journal.count("dhcp.not_sent")
-            log.warning("mac=%s to=%s not sent: %s", reply.mac, destination, error)
+            log.warning("mac=%s to=%s not sent: %s", reply.mac, reply.destination, error)
+
+    def _transmit(self, reply: Reply, payload: bytes) -> None:
+        destination = reply.destination
+        if reply.is_unconfigured:
+            if self._unicast is not None:
+                net.send_unicast(self._unicast, self._interface, payload, destination, reply.mac)
+                return
+            destination = BROADCAST
+        sock = self._sockets[PXE_PORT if reply.is_from_pxe_port else SERVER_PORT]
+        sock.sendto(payload, (str(destination), reply.port))
 
     def _follow(self, request: Packet, outcome: Reply | Ignored, now: float) -> None:
         """Tell the journal and the log what was asked and what comes of it."""
@@ -207,29 +225,42 @@ class DhcpServer:
         client, mac = outcome.client, outcome.client.mac
         if asked is MessageType.DISCOVER:
             self._journal.discover(mac, client.speaker, now=now)
-        elif asked is MessageType.REQUEST and client.boots:
-            self._journal.reach(mac, Stage.REQUEST, now=now)
-            requested = request.requested_address or request.ciaddr
-            if requested != UNSPECIFIED:
-                # In proxy mode this is how we learn what address the other server gave.
-                self._journal.locate(mac, requested, now=now)
+        elif asked is MessageType.REQUEST:
+            self._follow_request(request, outcome, mac, now)
         if isinstance(outcome, Ignored):
             log.info("mac=%s %s by=%s ignored: %s", mac, name, client.speaker.value, outcome.reason)
-            if client.boots and asked is not MessageType.REQUEST:
+            if client.boots and not self._is_proxy:
                 self._journal.note(mac, f"{name} ignored: {outcome.reason}", now=now)
             return
         self._follow_reply(outcome, name, now)
+
+    def _follow_request(
+        self, request: Packet, outcome: Reply | Ignored, mac: MacAddress, now: float
+    ) -> None:
+        """A REQUEST is progress if it is answered; in proxy mode the other server answers."""
+        boots = outcome.client is not None and outcome.client.boots
+        if boots and (self._is_proxy or isinstance(outcome, Reply)):
+            self._journal.reach(mac, Stage.REQUEST, now=now)
+        address = request.requested_address or request.ciaddr
+        if self._is_proxy and address != UNSPECIFIED:
+            # The only word that we hear of the address which the other server gave.
+            self._journal.locate(mac, address, now=now)
 
     def _follow_reply(self, reply: Reply, asked: str, now: float) -> None:
         mac, packet = reply.mac, reply.packet
         answer = packet.message_type or MessageType.UNKNOWN
         address = packet.yiaddr if packet.yiaddr != UNSPECIFIED else packet.ciaddr
         boot_file = packet.get(opt.BOOT_FILE) or ""
+        self._journal.count(f"dhcp.{answer.name.lower()}")
+        if answer is MessageType.NAK:
+            reason = packet.get(opt.MESSAGE) or ""
+            log.info("mac=%s %s by=%s nak: %s", mac, asked, reply.client.speaker.value, reason)
+            self._journal.note(mac, f"{asked} refused: {reason}", now=now)
+            return
         log.info(
             "mac=%s %s by=%s %s address=%s boot_file=%s",
             *(mac, asked, reply.client.speaker.value, answer.name.lower(), address, boot_file),
         )
-        self._journal.count(f"dhcp.{answer.name.lower()}")
         if answer is MessageType.ACK and address != UNSPECIFIED:
             self._journal.locate(mac, address, now=now)
         if reply.client.boots and answer in _STAGES:

@@ -187,6 +187,7 @@ async def test_leases_come_back_and_servers_addresses_are_not_lent(daemon: Daemo
     daemon._store.save([lease])
     (settings,) = daemon.config.networks
     leases = daemon._lease_table(settings, INTERFACE)
+    daemon._reserve()
     assert leases.lookup(OTHER) == lease
     assert leases.is_reserved(MAC, ADDRESS)
     for taken in ("10.77.0.101", "10.77.0.102", "10.77.0.103"):

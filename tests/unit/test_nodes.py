@@ -344,6 +344,17 @@ BAD = {
             ("4:12: nodes.b-[0-1]: counting 1 up from 255.255.255.255 leaves the address space"),
         ],
     ),
+    "boot files that no header can hold": (
+        (
+            "nodes:\n"
+            "  a: {mac: fe:00:00:00:00:01, boot_file: ztp-é.sh}\n"
+            "  b: {mac: fe:00:00:00:00:02, boot_file: a b}\n"
+        ),
+        [
+            "2:42: nodes.a.boot_file: 'ztp-é.sh' is not a boot file (want ASCII without blanks)",
+            "3:42: nodes.b.boot_file: 'a b' is not a boot file (want ASCII without blanks)",
+        ],
+    ),
     "unknown machines that boot once": (
         "unknown: {image: i, boot: once}\n",
         [

@@ -450,3 +450,14 @@ def _value(packet: Packet, code: int) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value))
     return value.name if isinstance(value, MessageType) else str(value)
+
+
+@pytest.mark.parametrize("code", [61, 82])
+def test_a_value_that_the_client_split_is_not_echoed(code: int) -> None:
+    half = bytes((code, 200)) + b"x" * 200
+    request = Packet.parse(
+        Packet(op=1, xid=1, chaddr=bytes(16)).serialize()[:240] + half + half + b"\xff"
+    )
+    assert len(request.options[code]) == 400
+    reply = Packet.reply_to(request, options={53: b"\5"})
+    assert Packet.parse(reply.serialize()).options == {53: b"\5"}

@@ -1,0 +1,121 @@
+"""Storing leases before their ACKs leave; the sockets are tested in tests/e2e."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
+
+import pytest
+
+from bootnode.addresses import MacAddress
+from bootnode.dhcp import server
+from bootnode.dhcp.leases import Lease, LeaseState
+from bootnode.dhcp.server import LeaseWriter
+
+
+def lease(number: int) -> Lease:
+    return Lease(
+        address=IPv4Address("10.77.0.0") + number,
+        mac=MacAddress.parse("52:54:00:00:00:00").plus(number),
+        state=LeaseState.BOUND,
+        expires_s=1e9,
+        client_id=None,
+        hostname="",
+    )
+
+
+class Disk:
+    """Saves what it is given when it is let, and may fail."""
+
+    def __init__(self) -> None:
+        self.commits: list[list[Lease]] = []
+        self.ready = threading.Event()
+        self.fault: Exception | None = None
+
+    def save(self, leases: Sequence[Lease]) -> None:
+        assert self.ready.wait(10)
+        if self.fault is not None:
+            raise self.fault
+        self.commits.append(list(leases))
+
+
+async def test_what_comes_during_a_commit_shares_the_next_one() -> None:
+    disk = Disk()
+    stored: list[bool] = []
+    with ThreadPoolExecutor(1) as executor:
+        writer = LeaseWriter(disk.save, executor)
+        writer.store(lease(1), stored.append)
+        await asyncio.sleep(0)  # the first commit begins
+        for number in range(2, 6):
+            writer.store(lease(number), stored.append)
+        assert stored == []
+        disk.ready.set()
+        await writer.aclose()
+        await asyncio.sleep(0)
+    assert disk.commits == [[lease(1)], [lease(number) for number in range(2, 6)]]
+    assert stored == [True] * 5
+
+
+@pytest.mark.parametrize("fault", [sqlite3.OperationalError("disk is full"), OSError(5, "no disk")])
+async def test_a_disk_that_fails_is_told_and_tried_again(
+    fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk()
+    stored: list[bool] = []
+    disk.ready.set()
+    disk.fault = fault
+    with ThreadPoolExecutor(1) as executor:
+        writer = LeaseWriter(disk.save, executor)
+        writer.store(lease(1), stored.append)
+        await writer.aclose()
+        disk.fault = None
+        writer.store(lease(2), stored.append)
+        await writer.aclose()
+        await asyncio.sleep(0)
+    assert stored == [False, True]
+    assert f"leases=1 not stored: {fault}" in caplog.messages
+
+
+async def test_a_reply_that_cannot_be_sent_harms_no_other() -> None:
+    disk = Disk()
+    stored: list[bool] = []
+    raised: list[dict[str, object]] = []
+    disk.ready.set()
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: raised.append(context))
+
+    def break_down(_is_stored: bool) -> None:
+        raise ValueError("a value of 400 bytes")
+
+    with ThreadPoolExecutor(1) as executor:
+        writer = LeaseWriter(disk.save, executor)
+        writer.store(lease(1), break_down)
+        writer.store(lease(2), stored.append)
+        await writer.aclose()
+        writer.store(lease(3), stored.append)
+        await writer.aclose()
+        await asyncio.sleep(0)
+    assert stored == [True, True]
+    assert len(raised) == 1
+
+
+async def test_what_waits_for_the_disk_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "WAITING_MAX", 2)
+    disk = Disk()
+    stored: list[bool] = []
+    with ThreadPoolExecutor(1) as executor, caplog.at_level(logging.ERROR):
+        writer = LeaseWriter(disk.save, executor)
+        for number in range(1, 4):
+            writer.store(lease(number), stored.append)
+        assert stored == [False]
+        disk.ready.set()
+        await writer.aclose()
+        await asyncio.sleep(0)
+    assert stored == [False, True, True]
+    assert "mac=52:54:00:00:00:03 not stored: 2 leases wait for the disk" in caplog.messages
