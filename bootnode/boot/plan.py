@@ -143,6 +143,22 @@ def _loader(client: Client, site: Site, loaders: Collection[str]) -> BootFile | 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RootFile:
+    """The root file system of an image, as init needs to know it."""
+
+    format: str
+    """What init makes of it: `squashfs`, `erofs`, `tar.xz`, `tar.zst`, `cpio`."""
+    file: str
+    """The file beside the kernel that init fetches, or the path where the ramdisk has it."""
+    is_fetched: bool
+    """Whether init fetches it."""
+    size_bytes: int
+    sha256: str
+    ram_bytes: int
+    """Memory that it takes, without what the node writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFiles:
     """One version of an image, as a boot script needs it."""
 
@@ -153,6 +169,8 @@ class ImageFiles:
     initrds: tuple[str, ...]
     """File names of the ramdisks, in the order they are unpacked."""
     kernel_args: tuple[str, ...]
+    root: RootFile | None = None
+    """None when the ramdisk is all there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
