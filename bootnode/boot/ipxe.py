@@ -39,13 +39,35 @@ def kernel_command_line(plan: ImageBoot) -> str:
         f"bootnode.node={plan.node}",
         f"bootnode.image={plan.image.name}/{plan.image.version}",
         f"BOOTIF={BOOTIF_ETHERNET}-{plan.mac.hyphenated}",
+        *_root_arguments(plan),
     ]
     return " ".join([*ours, *plan.image.kernel_args, *plan.kernel_args])
 
 
+def _root_arguments(plan: ImageBoot) -> list[str]:
+    """What init has to know about the root file system."""
+    root = plan.image.root
+    if root is None:
+        return []
+    arguments = [f"bootnode.root={root.format}", f"bootnode.root_ram={root.ram_bytes}"]
+    if not root.is_fetched:
+        return [*arguments, f"bootnode.root_file={root.file}"]
+    return [
+        *arguments,
+        f"bootnode.root_url={_base(plan)}/{root.file}",
+        f"bootnode.root_sha256={root.sha256}",
+        f"bootnode.root_size={root.size_bytes}",
+    ]
+
+
+def _base(plan: ImageBoot) -> str:
+    """Where the files of the image are."""
+    return f"{plan.site.url}/images/{plan.image.name}/{plan.image.version}"
+
+
 def _image(plan: ImageBoot) -> list[str]:
     image = plan.image
-    base = f"{plan.site.url}/images/{image.name}/{image.version}"
+    base = _base(plan)
     arguments = kernel_command_line(plan)
     lines = [
         f"echo bootnode: {plan.node} boots {image.name} {image.version}",

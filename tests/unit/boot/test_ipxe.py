@@ -9,7 +9,7 @@ import pytest
 
 from bootnode.addresses import MacAddress
 from bootnode.boot.ipxe import kernel_command_line, render
-from bootnode.boot.plan import Hold, ImageBoot, ImageFiles, LocalBoot, Site
+from bootnode.boot.plan import Hold, ImageBoot, ImageFiles, LocalBoot, RootFile, Site
 
 MAC = MacAddress.parse("52:54:00:12:34:56")
 SITE = Site(address=IPv4Address("10.77.0.1"), http_port=8080)
@@ -103,6 +103,43 @@ def test_an_image_without_a_ramdisk() -> None:
         "bootnode.image=failsafe/0123456789abcdef BOOTIF=01-52-54-00-12-34-56"
     )
     assert "\ninitrd" not in render(plan)
+
+
+ROOT = RootFile(
+    format="squashfs",
+    file="root.squashfs",
+    is_fetched=True,
+    size_bytes=1000,
+    sha256="ab" * 32,
+    ram_bytes=4096,
+)
+ROOT_URL = "http://10.77.0.1:8080/images/failsafe/0123456789abcdef/root.squashfs"
+
+
+@pytest.mark.parametrize(
+    ("root", "words"),
+    [
+        (
+            ROOT,
+            [
+                "bootnode.root=squashfs",
+                "bootnode.root_ram=4096",
+                f"bootnode.root_url={ROOT_URL}",
+                f"bootnode.root_sha256={ROOT.sha256}",
+                "bootnode.root_size=1000",
+            ],
+        ),
+        (
+            replace(ROOT, format="cpio", file="/root", is_fetched=False),
+            ["bootnode.root=cpio", "bootnode.root_ram=4096", "bootnode.root_file=/root"],
+        ),
+    ],
+    ids=["fetched by init", "in the ramdisk"],
+)
+def test_init_is_told_of_the_root_file_system(root: RootFile, words: list[str]) -> None:
+    line = kernel_command_line(replace(PLAN, image=replace(PLAN.image, root=root)))
+    assert f"BOOTIF=01-52-54-00-12-34-56 {' '.join(words)} console=ttyS0" in line
+    assert "bootnode.root" not in kernel_command_line(PLAN)
 
 
 @pytest.mark.parametrize("plan", [PLAN, Hold(node="n", mac=MAC, site=SITE, reason=REASON)])
