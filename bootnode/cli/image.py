@@ -19,7 +19,7 @@ from bootnode.cli.common import (
 from bootnode.errors import ImageError
 
 if TYPE_CHECKING:
-    from bootnode.image.build import Progress
+    from bootnode.image.steps import Progress
     from bootnode.image.store import ImageStore, ImageVersion
 
 
@@ -36,6 +36,13 @@ def add_commands(commands: Commands) -> None:
         example="bootnode image build failsafe",
     )
     build.add_argument("name", metavar="NAME", help="the recipe's name, or the path of its folder")
+    build.add_argument(
+        "--from",
+        dest="begin",
+        metavar="STEP",
+        help="do this step and those after it even if nothing has changed; "
+        "`--from rootfs` takes the newest packages",
+    )
     add_command(
         verbs,
         "list",
@@ -78,7 +85,11 @@ def run_build(arguments: argparse.Namespace) -> int:
     config = read_config(arguments)
     recipe = load_recipe(_recipe_folder(arguments.name, arguments.config))
     version = build_image(
-        recipe, _store(arguments), cache=config.state_dir / "cache", report=_report
+        recipe,
+        _store(arguments),
+        cache=config.state_dir / "cache",
+        report=_report,
+        begin=arguments.begin,
     )
     print(f"{version.name} {version.version} is what nodes get now, in {version.folder}")
     return 0
@@ -99,7 +110,9 @@ def _recipe_folder(name: str, config: Path) -> Path:
 
 
 def _report(progress: Progress) -> None:
-    if progress.seconds is not None:
+    if progress.is_skipped:
+        print(f"        -    {progress.step}: skipped, nothing changed", flush=True)
+    elif progress.seconds is not None:
         print(f"{progress.seconds:7.1f} s  {progress.step}: {progress.detail}", flush=True)
     elif sys.stdout.isatty():
         print(f"           {progress.step}: {progress.detail} …", end="\r", flush=True)
@@ -155,6 +168,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             ("kernel", image.manifest.kernel_release),
             ("kernel_args", " ".join(image.kernel_args) or "-"),
             ("in RAM", size(image.manifest.ram_bytes)),
+            ("root", _root(image)),
             *files,
             *packages,
         ],
@@ -167,6 +181,14 @@ def run_delete(arguments: argparse.Namespace) -> int:
     _store(arguments).delete(arguments.name, arguments.version)
     print(f"{arguments.name} {arguments.version} is deleted")
     return 0
+
+
+def _root(image: ImageVersion) -> str:
+    root = image.manifest.root
+    if root is None:
+        return "- (the ramdisk is all there is)"
+    by = "init" if root.fetch == "init" else "the boot loader"
+    return f"{root.format}, fetched by {by}, {size(root.ram_bytes)} in RAM"
 
 
 def _plain(image: ImageVersion) -> dict[str, Any]:

@@ -1,88 +1,91 @@
 """Building an image: the steps from a recipe to a published version.
 
-Steps: packages → kernel → modules → ramdisk → publish. Everything is made in a staging folder of
-the store and appears by one rename, so a build that fails, is interrupted or killed leaves the
-published versions as they were. Nothing is installed on this machine and no root is needed.
+A ramdisk alone: packages → kernel → ramdisk → publish. With an operating system:
+rootfs → customise → archive → kernel → ramdisk → publish.
 
-The same packages, recipe and init give the same files: times are SOURCE_DATE_EPOCH or 0.
+Each step is skipped when what it is made from has not changed (steps.py). What is published appears
+by one rename, so a build that fails, is interrupted or killed leaves the published versions as they
+were. Nothing is installed on this machine; root is needed for an operating system only.
+
+The same packages, recipe and init give the same files: times are SOURCE_DATE_EPOCH or, without it,
+0 in a ramdisk and the newest package's in a root file system.
 """
 
 from __future__ import annotations
 
-import lzma
+import hashlib
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from bootnode.errors import ImageError
-from bootnode.image.modules import ModuleIndex, UnknownModulesError
+from bootnode.image import archive, rootfs
+from bootnode.image.kernel import (
+    Kernel,
+    depmod,
+    kernel_of_package,
+    kernel_of_root,
+    pack_modules,
+)
+from bootnode.image.modules import UnknownModulesError
 from bootnode.image.packages import DOWNLOAD_PREFIX, Package, Packages
-from bootnode.image.ramdisk import Ramdisk, write_ramdisk
+from bootnode.image.ramdisk import write_ramdisk
 from bootnode.image.run import run
-from bootnode.image.spec import RECIPE_FILE, Recipe, init_folder
-from bootnode.image.store import Contents, ImageStore, ImageVersion, Provenance, hash_tree
+from bootnode.image.spec import RECIPE_FILE, Fetch, Recipe, RootFormat, System, init_folder
+from bootnode.image.steps import Facts, Report, Result, Steps
+from bootnode.image.store import (
+    Contents,
+    ImageStore,
+    ImageVersion,
+    Provenance,
+    RootFile,
+    hash_tree,
+)
 
 KERNEL_FILE = "vmlinuz"
-XZ_PRESET = 0
-"""Preset 6 makes the failsafe's modules 10 % smaller and takes seven times as long."""
 INITRD_FILE = "initrd.img"
 BUSYBOX_PACKAGE = "busybox-static"
-DEPMOD_TIMEOUT_S = 300.0
-# Of what depmod writes, what busybox modprobe reads.
-_MODPROBE_FILES = ("modules.dep", "modules.alias", "modules.builtin", "modules.softdep")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """A step of a build that begins (`seconds` is None) or has ended."""
-
-    step: str
-    detail: str
-    seconds: float | None = None
-
-
-Report = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kernel:
-    """A kernel package, taken apart."""
-
-    release: str
-    vmlinuz: Path
-    top: Path
-    """The folder that holds its `lib/modules/RELEASE`."""
-
-    @property
-    def modules_folder(self) -> Path:
-        """Where the modules and depmod's files are."""
-        return self.top / "lib" / "modules" / self.release
+UNPACKER = "usr/bin/zstd"
+"""What init unpacks a tar.zst with: busybox cannot."""
+UNPACKER_PACKAGE = "zstd"
+LDD_TIMEOUT_S = 60.0
+RAMDISK_STEPS = ("packages", "kernel", "ramdisk")
+SYSTEM_STEPS = ("rootfs", "customise", "archive", "kernel", "ramdisk")
 
 
 def build_image(
-    recipe: Recipe, store: ImageStore, *, cache: Path, report: Report = lambda _progress: None
+    recipe: Recipe,
+    store: ImageStore,
+    *,
+    cache: Path,
+    report: Report = lambda _progress: None,
+    begin: str | None = None,
 ) -> ImageVersion:
-    """Build `recipe`, publish it in `store` and return the version; packages stay in `cache`.
+    """Build `recipe`, publish it in `store` and return the version; `cache` keeps what was made.
 
-    The log of all that was run is `cache/NAME.log`.
+    The step `begin` and those after it are done even if nothing has changed. The log of all that
+    was run is `cache/NAME.log`.
 
     Raises:
         ImageError: a step failed; what was published before is untouched.
     """
+    anew = _steps_from(recipe, begin)
+    if recipe.system is not None:
+        rootfs.check_is_root()
     try:
         with store.staging(recipe.name) as staging:
             cache.mkdir(parents=True, exist_ok=True)
             for leftover in cache.glob(f"{DOWNLOAD_PREFIX}*"):
                 shutil.rmtree(leftover)
             with (cache / f"{recipe.name}.log").open("wb") as log:
-                build = _Build(recipe=recipe, work=staging / "work", log=log, report=report)
-                return build.run(store, Packages(cache=cache, log=log), staging / "version")
+                steps = Steps(cache=cache / recipe.name, log=log, report=report, anew=anew)
+                steps.remove_leftovers()
+                packages = Packages(cache=cache, log=log)
+                build = _Build(recipe=recipe, steps=steps, packages=packages, log=log)
+                return build.run(store, staging / "version")
     except OSError as error:
         place = error.filename or store.folder
         raise ImageError(
@@ -90,141 +93,254 @@ def build_image(
         ) from error
 
 
+def _steps_from(recipe: Recipe, begin: str | None) -> frozenset[str]:
+    known = SYSTEM_STEPS if recipe.system is not None else RAMDISK_STEPS
+    if begin is None:
+        return frozenset()
+    if begin not in known:
+        raise ImageError(f"'{recipe.name}' has no step '{begin}' (want one of {', '.join(known)})")
+    return frozenset(known[known.index(begin) :])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What every image is made of, whichever way it was made."""
+
+    kernel: Result
+    """`vmlinuz`, and the modules for the ramdisk in `tree`."""
+    programs: Result
+    """`tree` with busybox, and what else init needs."""
+    root: Result | None
+    """The root file system's archive, with a RootFile as its facts."""
+    packages: dict[str, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Build:
     recipe: Recipe
-    work: Path
+    steps: Steps
+    packages: Packages
     log: IO[bytes]
-    report: Report
 
-    def run(self, store: ImageStore, packages: Packages, staged: Path) -> ImageVersion:
-        self.work.mkdir()
-        staged.mkdir()
-        spec = self.recipe.kernel
-        with self._step("packages", f"{spec.package} and {BUSYBOX_PACKAGE}"):
-            kernel_package = packages.fetch_kernel(spec.package)
-            busybox_package = packages.fetch(BUSYBOX_PACKAGE)
-        with self._step("kernel", f"{kernel_package.name} {kernel_package.version}"):
-            kernel = self._unpack_kernel(packages, kernel_package)
-            shutil.copyfile(kernel.vmlinuz, staged / KERNEL_FILE)
-        tree = self.work / "ramdisk"
-        with self._step("modules", kernel.release):
-            self._add_modules(kernel, tree)
-        with self._step("ramdisk", INITRD_FILE):
-            self._add_busybox(packages, busybox_package, tree)
-            self._add_init(tree)
-            ramdisk = write_ramdisk(tree, staged / INITRD_FILE, mtime=source_date_epoch())
-        with self._step("publish", self.recipe.name):
-            return store.publish(
-                self.recipe.name,
-                staged,
-                self._contents(kernel, ramdisk),
-                self._provenance(kernel_package, busybox_package),
+    def run(self, store: ImageStore, staged: Path) -> ImageVersion:
+        system = self.recipe.system
+        parts = self._ramdisk_parts() if system is None else self._system_parts(system)
+        ramdisk = self._ramdisk(parts)
+        with self.steps.step("publish", self.recipe.name):
+            staged.mkdir()
+            for file in _published(parts, ramdisk):
+                _place(file, staged / file.name)
+            contents = self._contents(parts, ramdisk)
+            provenance = Provenance(
+                recipe_sha256=hash_tree(self.recipe.folder, init_folder(self.recipe)),
+                packages=parts.packages,
             )
+            return store.publish(self.recipe.name, staged, contents, provenance)
 
-    @contextmanager
-    def _step(self, step: str, detail: str) -> Iterator[None]:
-        self.log.write(f"== {step}: {detail}\n".encode())
-        self.report(Progress(step=step, detail=detail))
-        begin = time.monotonic()
-        yield
-        self.report(Progress(step=step, detail=detail, seconds=time.monotonic() - begin))
+    # A ramdisk alone
 
-    def _unpack_kernel(self, packages: Packages, package: Package) -> Kernel:
-        folder = self.work / "kernel"
-        packages.unpack(package, folder)
-        found = sorted((folder / "boot").glob("vmlinuz-*"))
-        if len(found) != 1:
-            raise ImageError(f"the package {package.name} holds {len(found)} kernels, not one")
-        # Newer packages have their modules below usr, where /lib leads on a merged system.
-        release = found[0].name.removeprefix("vmlinuz-")
-        for top in (folder, folder / "usr"):
-            if (top / "lib" / "modules" / release).is_dir():
-                return Kernel(release=release, vmlinuz=found[0], top=top)
-        raise ImageError(f"the package {package.name} holds no modules for {release}")
+    def _ramdisk_parts(self) -> _Parts:
+        with self.steps.step("packages", f"{self.recipe.kernel.package} and {BUSYBOX_PACKAGE}"):
+            package = self.packages.fetch_kernel(self.recipe.kernel.package)
+            busybox = self.packages.fetch(BUSYBOX_PACKAGE)
 
-    def _add_modules(self, kernel: Kernel, tree: Path) -> None:
-        self._depmod(kernel.top, kernel.release)
-        spec = self.recipe.kernel
+        def make(output: Path) -> Facts:
+            folder = output / "unpacked"
+            self.packages.unpack(package, folder)
+            kernel = kernel_of_package(folder, package.name)
+            depmod(kernel.top, kernel.release, log=self.log)
+            facts = self._pack(kernel, self._modules(), output)
+            shutil.rmtree(folder)
+            self._add_busybox(busybox, output / "tree")
+            return facts
+
+        inputs = {"packages": [package.sha256, busybox.sha256], "modules": self._modules()}
+        made = self.steps.make("kernel", f"{package.name} {package.version}", inputs, make)
+        versions = {package.name: package.version, busybox.name: busybox.version}
+        return _Parts(kernel=made, programs=made, root=None, packages=versions)
+
+    # An operating system
+
+    def _system_parts(self, system: System) -> _Parts:
+        base = self._rootfs(system)
+        tree = self._customise(system, base)
+        root = self._archive(system, tree)
+        kernel = self._kernel(system, tree)
+        return _Parts(kernel=kernel, programs=base, root=root, packages=tree.facts["packages"])
+
+    def _rootfs(self, system: System) -> Result:
+        names = {*system.packages, self.recipe.kernel.package}
+        if system.format is RootFormat.TAR_ZST:
+            names.add(UNPACKER_PACKAGE)
+        packages = tuple(sorted(names))
+
+        def make(output: Path) -> Facts:
+            root = output / "root"
+            rootfs.bootstrap(system, packages, root, log=self.log)
+            busybox = self.packages.fetch(BUSYBOX_PACKAGE)
+            self._add_busybox(busybox, output / "tree")
+            if system.format is RootFormat.TAR_ZST:
+                self._add_unpacker(root, output / "tree")
+            return {}
+
+        inputs = {
+            "system": [system.distribution, system.release, system.mirror],
+            "packages": packages,
+            "unpacker": system.format is RootFormat.TAR_ZST,
+        }
+        detail = f"{system.distribution} {system.release}, {len(packages)} packages and their needs"
+        return self.steps.make("rootfs", detail, inputs, make)
+
+    def _customise(self, system: System, base: Result) -> Result:
+        epoch = source_date_epoch() if "SOURCE_DATE_EPOCH" in os.environ else None
+
+        def make(output: Path) -> Facts:
+            root = output / "root"
+            rootfs.copy_root(base.folder / "root", root, log=self.log)
+            if system.overlay is not None:
+                rootfs.put_overlay(system.overlay, root)
+            if system.customise is not None:
+                rootfs.customise(root, system.customise, log=self.log)
+            rootfs.take_boot_files(root, output / "boot")
+            newest = rootfs.newest_package(root) if epoch is None else epoch
+            rootfs.limit_times(root, newest)
+            return {"packages": rootfs.installed_packages(root), "epoch": newest}
+
+        script = system.customise.read_bytes() if system.customise is not None else b""
+        inputs = {
+            "base": base.mark,
+            "overlay": hash_tree(system.overlay) if system.overlay is not None else None,
+            "script": hashlib.sha256(script).hexdigest(),
+            "epoch": epoch,
+        }
+        named = [path.name for path in (system.overlay, system.customise) if path is not None]
+        return self.steps.make("customise", " and ".join(named) or "nothing", inputs, make)
+
+    def _archive(self, system: System, tree: Result) -> Result:
+        def make(output: Path) -> Facts:
+            root = tree.folder / "root"
+            epoch = tree.facts["epoch"]
+            written = archive.write_root(
+                root, output, system.format, system.fetch, epoch=epoch, log=self.log
+            )
+            return written.model_dump()
+
+        inputs = {"tree": tree.mark, "format": system.format, "fetch": system.fetch}
+        return self.steps.make("archive", f"root.{system.format}", inputs, make)
+
+    def _kernel(self, system: System, tree: Result) -> Result:
+        modules = [*self._modules(), *archive.MODULES.get(system.format, ())]
+
+        def make(output: Path) -> Facts:
+            kernel = kernel_of_root(tree.folder / "boot", tree.folder / "root")
+            return self._pack(kernel, modules, output)
+
+        inputs = {"tree": tree.mark, "modules": modules}
+        return self.steps.make("kernel", self.recipe.kernel.package, inputs, make)
+
+    # What both have
+
+    def _modules(self) -> list[str]:
+        return [*self.recipe.kernel.modules, *self.recipe.kernel.load]
+
+    def _pack(self, kernel: Kernel, modules: Iterable[str], output: Path) -> Facts:
+        shutil.copyfile(kernel.vmlinuz, output / KERNEL_FILE)
         try:
-            selected = _read_index(kernel.modules_folder).select((*spec.modules, *spec.load))
+            pack_modules(kernel, modules, output / "tree", log=self.log)
         except UnknownModulesError as error:
             raise ImageError(f"{self.recipe.folder / RECIPE_FILE}: {error}") from error
-        target = tree / "lib" / "modules" / kernel.release
-        copy_modules(kernel.modules_folder, target, selected)
-        for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
-            shutil.copyfile(kernel.modules_folder / name, target / name)
-        self._depmod(tree, kernel.release)
-        for file in target.glob("modules.*"):
-            if file.name not in _MODPROBE_FILES:
-                file.unlink()
+        return {"release": kernel.release}
 
-    def _depmod(self, top: Path, release: str) -> None:
-        run(["depmod", "-b", str(top), release], log=self.log, timeout_s=DEPMOD_TIMEOUT_S)
-
-    def _add_busybox(self, packages: Packages, package: Package, tree: Path) -> None:
-        folder = self.work / "busybox"
-        packages.unpack(package, folder)
+    def _add_busybox(self, package: Package, tree: Path) -> None:
+        folder = tree.with_name("busybox")
+        self.packages.unpack(package, folder)
         found = [
             path for path in (folder / "bin", folder / "usr/bin") if (path / "busybox").exists()
         ]
         if not found:
             raise ImageError(f"the package {package.name} holds no busybox")
-        (tree / "bin").mkdir()
+        (tree / "bin").mkdir(parents=True)
         shutil.copy(found[0] / "busybox", tree / "bin" / "busybox")
+        shutil.rmtree(folder)
         # For the shell of last resort; init makes all the other links to busybox, in these folders.
         (tree / "bin" / "sh").symlink_to("busybox")
         (tree / "usr").mkdir()
         for path, target in (("sbin", "bin"), ("usr/bin", "../bin"), ("usr/sbin", "../bin")):
             (tree / path).symlink_to(target)
 
-    def _add_init(self, tree: Path) -> None:
-        shutil.copytree(init_folder(self.recipe), tree, symlinks=True, dirs_exist_ok=True)
-        (tree / "init").chmod(0o755)
-        settings = tree / "etc" / "bootnode"
-        settings.mkdir(parents=True, exist_ok=True)
-        (settings / "modules").write_text("".join(f"{m}\n" for m in self.recipe.kernel.load))
+    def _add_unpacker(self, root: Path, tree: Path) -> None:
+        """Copy zstd out of `root`, and the libraries that it names."""
+        command = [*rootfs.NAMESPACE, "chroot", str(root), "ldd", f"/{UNPACKER}"]
+        said = run(command, log=self.log, timeout_s=LDD_TIMEOUT_S)
+        libraries = [word for word in said.split() if word.startswith("/")]
+        shutil.copy(root / UNPACKER, tree / "bin" / Path(UNPACKER).name)
+        for library in libraries:
+            target = tree / library.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(rootfs.inside(root, Path(library)), target)
 
-    def _contents(self, kernel: Kernel, ramdisk: Ramdisk) -> Contents:
+    def _ramdisk(self, parts: _Parts) -> Result:
+        init = init_folder(self.recipe)
+        load = self.recipe.kernel.load
+        epoch = source_date_epoch()
+
+        def make(output: Path) -> Facts:
+            tree = output / "tree"
+            # Both are one for a ramdisk alone; copied twice it would meet its own links.
+            for source in dict.fromkeys((parts.programs.folder, parts.kernel.folder)):
+                _copy(source / "tree", tree)
+            _copy(init, tree)
+            (tree / "init").chmod(0o755)
+            settings = tree / "etc" / "bootnode"
+            settings.mkdir(parents=True, exist_ok=True)
+            (settings / "modules").write_text("".join(f"{m}\n" for m in load))
+            written = write_ramdisk(tree, output / INITRD_FILE, mtime=epoch)
+            shutil.rmtree(tree)
+            return {"ram_bytes": written.ram_bytes}
+
+        inputs = {
+            "kernel": parts.kernel.mark,
+            "programs": parts.programs.mark,
+            "init": hash_tree(init),
+            "load": load,
+            "epoch": epoch,
+        }
+        return self.steps.make("ramdisk", INITRD_FILE, inputs, make)
+
+    def _contents(self, parts: _Parts, ramdisk: Result) -> Contents:
+        root = RootFile.model_validate(parts.root.facts) if parts.root is not None else None
+        in_ramdisk = root is not None and root.fetch == Fetch.RAMDISK
         return Contents(
             kernel=KERNEL_FILE,
-            initrds=(INITRD_FILE,),
+            initrds=(INITRD_FILE, archive.RAMDISK_FILE) if in_ramdisk else (INITRD_FILE,),
             kernel_args=self.recipe.kernel_args,
-            kernel_release=kernel.release,
-            ram_bytes=ramdisk.ram_bytes,
-        )
-
-    def _provenance(self, *packages: Package) -> Provenance:
-        return Provenance(
-            recipe_sha256=hash_tree(self.recipe.folder, init_folder(self.recipe)),
-            packages={package.name: package.version for package in packages},
+            kernel_release=parts.kernel.facts["release"],
+            ram_bytes=ramdisk.facts["ram_bytes"] + (root.ram_bytes if root is not None else 0),
+            root=root,
         )
 
 
-def copy_modules(source: Path, target: Path, paths: Iterable[str]) -> None:
-    """Copy modules, each compressed by xz.
+def _published(parts: _Parts, ramdisk: Result) -> Iterable[Path]:
+    yield parts.kernel.folder / KERNEL_FILE
+    yield ramdisk.folder / INITRD_FILE
+    if parts.root is not None:
+        yield from parts.root.folder.iterdir()
 
-    A node unpacks only the few that it loads. Unpacking all of them with the ramdisk takes five
-    times the memory and a second of every boot.
-    """
 
-    def copy(path: str) -> None:
-        raw = (source / path).read_bytes()
-        file = target / path
-        if file.suffix == ".ko":
-            # crc32 is the only check that busybox's decoder knows.
-            raw = lzma.compress(raw, check=lzma.CHECK_CRC32, preset=XZ_PRESET)
-            file = file.with_suffix(".ko.xz")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(raw)
+def _copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
 
-    with ThreadPoolExecutor() as threads:
-        for _ in threads.map(copy, paths):
-            pass  # raises what a thread raised
+
+def _place(file: Path, target: Path) -> None:
+    """Link `file` to `target`, or copy it where the file system cannot: a root is big."""
+    try:
+        target.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, target)
 
 
 def source_date_epoch() -> int:
-    """The time that everything in an image gets: SOURCE_DATE_EPOCH, else 0.
+    """The time that everything in a ramdisk gets: SOURCE_DATE_EPOCH, else 0.
 
     Raises:
         ImageError: SOURCE_DATE_EPOCH is not a number of seconds.
@@ -233,12 +349,3 @@ def source_date_epoch() -> int:
     if not text.isascii() or not text.isdigit():
         raise ImageError(f"SOURCE_DATE_EPOCH is '{text}' (want seconds since 1970)")
     return int(text)
-
-
-def _read_index(folder: Path) -> ModuleIndex:
-    return ModuleIndex.parse(
-        dep=(folder / "modules.dep").read_text(),
-        alias=(folder / "modules.alias").read_text(),
-        softdep=(folder / "modules.softdep").read_text(),
-        builtin=(folder / "modules.builtin").read_text(),
-    )

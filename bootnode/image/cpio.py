@@ -3,10 +3,12 @@
 Format: Documentation/driver-api/early-userspace/buffer-format.rst of the kernel; `cpio -H newc`.
 
 Rules: the same entries give the same bytes. Entries are sorted by path, inodes are numbered from 1,
-1, every owner is root, every entry has the one modification time that is asked for, and no file
-has a second link. Missing parent folders are added: the kernel drops a file without one in silence.
+every owner is root and every entry has the one modification time that is asked for unless the entry
+says otherwise, and no file has a second link. Missing parent folders are added: the kernel drops a
+file without one in silence.
 
-Limits: a file below 4 GiB, times below 2^32 seconds; the whole archive is written from memory.
+Limits: a file below 4 GiB, times below 2^32 seconds. An entry holds its bytes, or names a file that
+is read whole when its turn comes.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 MAX_FIELD = 0xFFFF_FFFF
 _MAGIC = b"070701"
@@ -35,6 +37,12 @@ class Entry:
     """What a file holds, or where a symbolic link points."""
     device: tuple[int, int] = (0, 0)
     """Major and minor number of a device node."""
+    source: Path | None = None
+    """The file whose bytes this one holds, instead of `data`."""
+    owner: tuple[int, int] = (0, 0)
+    """User and group."""
+    mtime: int | None = None
+    """Seconds since 1970; None for the time of the whole archive."""
 
     def __post_init__(self) -> None:
         path = PurePosixPath(self.path)
@@ -42,8 +50,17 @@ class Entry:
             raise ValueError(f"'{self.path}' is not a plain relative path")
         if "\0" in self.path or self.path == _TRAILER:
             raise ValueError(f"{self.path!r} cannot be a name in a cpio archive")
-        if len(self.data) > MAX_FIELD:
+        if self.size_bytes > MAX_FIELD:
             raise ValueError(f"'{self.path}' is 4 GiB or larger, more than a cpio archive can hold")
+
+    @property
+    def size_bytes(self) -> int:
+        """How much the file holds."""
+        return self.source.stat().st_size if self.source is not None else len(self.data)
+
+    def read(self) -> bytes:
+        """What the file holds."""
+        return self.source.read_bytes() if self.source is not None else self.data
 
 
 def file(path: str, data: bytes, *, executable: bool = False) -> Entry:
@@ -79,7 +96,7 @@ def serialize(entries: Iterable[Entry], *, mtime: int = 0) -> Iterator[bytes]:
         piece = _serialize_entry(entry, inode, mtime)
         length += len(piece)
         yield piece
-    trailer = _header(_TRAILER, inode=0, mode=0, links=1, mtime=0, size=0, device=(0, 0))
+    trailer = _header(_TRAILER, inode=0, mode=0, links=1, mtime=0, size=0)
     length += len(trailer)
     yield trailer + bytes(-length % _BLOCK)
 
@@ -100,16 +117,18 @@ def _in_order(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def _serialize_entry(entry: Entry, inode: int, mtime: int) -> bytes:
+    data = entry.read()
     header = _header(
         entry.path,
         inode=inode,
         mode=entry.mode,
+        owner=entry.owner,
         links=2 if stat.S_ISDIR(entry.mode) else 1,
-        mtime=mtime,
-        size=len(entry.data),
+        mtime=mtime if entry.mtime is None else entry.mtime,
+        size=len(data),
         device=entry.device,
     )
-    return header + entry.data + _padding(len(entry.data))
+    return header + data + _padding(len(data))
 
 
 def _header(
@@ -120,11 +139,13 @@ def _header(
     links: int,
     mtime: int,
     size: int,
-    device: tuple[int, int],
+    owner: tuple[int, int] = (0, 0),
+    device: tuple[int, int] = (0, 0),
 ) -> bytes:
-    name = path.encode() + b"\0"
-    uid = gid = checksum = 0
-    fields = (inode, mode, uid, gid, links, mtime, size, 0, 0, *device, len(name), checksum)
+    # A name is whatever bytes the file system has, not always text.
+    name = path.encode("utf-8", "surrogateescape") + b"\0"
+    checksum = 0
+    fields = (inode, mode, *owner, links, mtime, size, 0, 0, *device, len(name), checksum)
     head = _MAGIC + b"".join(b"%08X" % value for value in fields) + name
     return head + _padding(len(head))
 

@@ -63,4 +63,9 @@ def read_tree(tree: Path) -> Iterator[cpio.Entry]:
 
 def ram_bytes(entries: Iterable[cpio.Entry]) -> int:
     """The memory that the entries take once unpacked: whole pages, as tmpfs gives them out."""
-    return sum(-(-len(entry.data) // PAGE_BYTES) * PAGE_BYTES for entry in entries)
+    return sum(whole_pages(entry.size_bytes) for entry in entries)
+
+
+def whole_pages(size_bytes: int) -> int:
+    """The memory that a file of this size takes."""
+    return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES

@@ -26,6 +26,11 @@ _PACKAGES = {
     "apt-get": "apt",
     "depmod": "kmod",
     "dpkg-deb": "dpkg",
+    "mkfs.erofs": "erofs-utils",
+    "mksquashfs": "squashfs-tools",
+    "setpriv": "util-linux",
+    "tar": "tar",
+    "zstd": "zstd",
 }
 """The Debian package of each program we run."""
 

@@ -47,6 +47,24 @@ class FileEntry(BaseModel):
     sha256: str
 
 
+class RootFile(BaseModel):
+    """The root file system of a version, and how a node gets it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str
+    """`squashfs`, `erofs`, `tar.xz`, `tar.zst` or `cpio`."""
+    fetch: str
+    """`init`: init fetches it. `ramdisk`: it is in the last ramdisk."""
+    file: str
+    """Its name beside the kernel, or its path in the unpacked ramdisk."""
+    size_bytes: int
+    sha256: str
+    """Of the archive as it is stored; of the ramdisk for a cpio, which only the kernel unpacks."""
+    ram_bytes: int
+    """Memory that it takes on a node, without what the node writes."""
+
+
 class Contents(BaseModel):
     """What a builder says about the files it made; with their hashes it makes the version."""
 
@@ -61,6 +79,8 @@ class Contents(BaseModel):
     """What `uname -r` says on the node."""
     ram_bytes: int
     """Memory that the unpacked ramdisks and the root file system take."""
+    root: RootFile | None = None
+    """None when the ramdisk is all there is."""
 
 
 class Provenance(BaseModel):

@@ -171,13 +171,7 @@ class WebApp:
             version = self._images.current(name)
         except ImageError as error:
             return str(error)
-        return ImageFiles(
-            name=version.name,
-            version=version.version,
-            kernel=version.kernel,
-            initrds=version.initrds,
-            kernel_args=version.kernel_args,
-        )
+        return _image_files(version)
 
     # Files
 
@@ -264,6 +258,27 @@ class WebApp:
             self._journal.locate(mac, address, now=self._clock())
             return True
         return record is not None and record.address == address
+
+
+def _image_files(version: ImageVersion) -> ImageFiles:
+    root = version.manifest.root
+    return ImageFiles(
+        name=version.name,
+        version=version.version,
+        kernel=version.kernel,
+        initrds=version.initrds,
+        kernel_args=version.kernel_args,
+        root=None
+        if root is None
+        else RootFile(
+            format=root.format,
+            file=root.file,
+            is_fetched=root.fetch == "init",
+            size_bytes=root.size_bytes,
+            sha256=root.sha256,
+            ram_bytes=root.ram_bytes,
+        ),
+    )
 
 
 class ProtocolLog(logging.LoggerAdapter[logging.Logger]):

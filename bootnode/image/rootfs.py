@@ -1,0 +1,241 @@
+"""The root file system of an image: Debian in a folder, then customised there.
+
+mmdebstrap installs the packages; `customise` puts the overlay over them and runs the recipe's
+script inside. Both happen in a mount and PID namespace of their own that ends with us, whatever
+ends us: no mount is ever seen outside, and nothing that was started stays.
+
+Rules: nothing in a root file system names this machine: its name, resolver and machine-id are
+taken out. Files younger than the newest package get that package's time, so that the same packages
+give the same tree.
+
+Limits: an hour for each; only root can do it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from bootnode.errors import ImageError
+from bootnode.image.ramdisk import whole_pages
+from bootnode.image.run import run
+from bootnode.image.spec import System
+
+BOOTSTRAP_TIMEOUT_S = 3600.0
+CUSTOMISE_TIMEOUT_S = 3600.0
+COPY_TIMEOUT_S = 600.0
+MAX_LINKS = 40
+"""How many symbolic links a path may lead through, as in Linux."""
+
+# The namespace ends when we are killed (setpriv), and with it all that was started inside.
+NAMESPACE = (
+    *("setpriv", "--pdeathsig", "KILL", "--"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
+)
+# $1 is the root file system, $2 the script. The resolver's file may be a link that leads into /run,
+# which is empty here: `ln` inside finds its place.
+_ENTER = """\
+set -eu
+cd "$1"
+mount -t proc -o nosuid,nodev,noexec proc proc
+mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys
+mount -t tmpfs -o mode=0755 tmpfs dev
+for device in null zero full random urandom tty; do
+    : >"dev/$device"
+    mount --bind "/dev/$device" "dev/$device"
+done
+ln -s /proc/self/fd dev/fd
+ln -s /proc/self/fd/0 dev/stdin
+ln -s /proc/self/fd/1 dev/stdout
+ln -s /proc/self/fd/2 dev/stderr
+mount -t tmpfs -o mode=0755 tmpfs run
+mount -t tmpfs -o mode=1777 tmpfs tmp
+cp "$2" tmp/customise
+chmod 755 tmp/customise
+if [ -e /etc/resolv.conf ]; then
+    if [ -L etc/resolv.conf ]; then
+        cp -L /etc/resolv.conf run/.resolv.conf
+        chroot . /bin/sh -c 'cd /etc; to=$(readlink resolv.conf); mkdir -p "${to%/*}"
+            cp /run/.resolv.conf "$to"; rm /run/.resolv.conf'
+    else
+        mount --bind /etc/resolv.conf etc/resolv.conf
+    fi
+fi
+exec chroot . /tmp/customise
+"""
+_ENVIRONMENT = (
+    *("env", "-i", "HOME=/root", "TERM=dumb", "LC_ALL=C.UTF-8"),
+    *("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",),
+    *("DEBIAN_FRONTEND=noninteractive", "INITRD=No"),
+)
+# The kernel and what boots with it: they are beside the root file system, not in it.
+_BOOT_FILES = (
+    "vmlinuz-*",
+    "vmlinuz",
+    "initrd.img-*",
+    "initrd.img",
+    "vmlinuz.old",
+    "initrd.img.old",
+)
+_OF_THIS_MACHINE = ("etc/hostname", "etc/resolv.conf", "var/lib/dbus/machine-id")
+
+
+def check_is_root() -> None:
+    """Raises ImageError unless this process may make file systems that belong to root."""
+    if os.geteuid() != 0:
+        raise ImageError("an image with an operating system is built by root: use sudo")
+
+
+def bootstrap(system: System, packages: tuple[str, ...], root: Path, *, log: IO[bytes]) -> None:
+    """Install the distribution and `packages` into the folder `root`.
+
+    Raises:
+        ImageError: mmdebstrap fails, and what it said.
+    """
+    command = [
+        *NAMESPACE,
+        *("mmdebstrap", "--mode=root", "--variant=apt", "--format=directory"),
+        f"--include={','.join(packages)}",
+        # The network may be gone for a moment; a mirror that stalls must not stall us for ever.
+        *("--aptopt=Acquire::Retries 3", "--aptopt=Acquire::http::Timeout 30"),
+        *(system.release, str(root)),
+    ]
+    if system.mirror is not None:
+        command.append(system.mirror)
+    # Our own ramdisk is made in a later step; one of initramfs-tools would be thrown away.
+    environment = {"INITRD": "No", "DEBIAN_FRONTEND": "noninteractive"}
+    run(command, log=log, timeout_s=BOOTSTRAP_TIMEOUT_S, env=environment)
+    for name in _OF_THIS_MACHINE:
+        file = root / name
+        # A link is the distribution's own, which leads to where a running system has the file.
+        if not file.is_symlink():
+            file.unlink(missing_ok=True)
+    # Empty, systemd makes one for the boot; missing, it would ask first-boot questions.
+    (root / "etc/machine-id").write_bytes(b"")
+
+
+def installed_packages(root: Path) -> dict[str, str]:
+    """The version of each Debian package that is installed in `root`."""
+    status = root / "var/lib/dpkg/status"
+    records = status.read_text(encoding="utf-8").split("\n\n") if status.exists() else []
+    found: dict[str, str] = {}
+    for record in records:
+        fields = dict(line.split(": ", 1) for line in record.splitlines() if ": " in line)
+        if fields.get("Status", "").endswith(" installed"):
+            found[fields["Package"]] = fields["Version"]
+    return found
+
+
+def newest_package(root: Path) -> int:
+    """When the youngest installed package was made, in seconds since 1970; 0 without packages."""
+    # dpkg keeps the times of what comes in a package, and these files always do.
+    sums = (root / "var/lib/dpkg/info").glob("*.md5sums")
+    return max((int(file.stat().st_mtime) for file in sums), default=0)
+
+
+def copy_root(source: Path, target: Path, *, log: IO[bytes]) -> None:
+    """Copy a root file system with all that its files have."""
+    command = ["cp", "-a", "--reflink=auto", "-T", str(source), str(target)]
+    run(command, log=log, timeout_s=COPY_TIMEOUT_S)
+
+
+def put_overlay(overlay: Path, root: Path) -> None:
+    """Copy the files of `overlay` over `root`; they belong to root, folders keep what they have."""
+    for path in sorted(overlay.rglob("*")):
+        relative = path.relative_to(overlay)
+        target = inside(root, relative.parent) / relative.name
+        if path.is_dir() and not path.is_symlink():
+            target = inside(root, relative)
+            if not target.is_dir():
+                target.mkdir()
+                target.chmod(0o755)
+            continue
+        if target.is_symlink() or target.is_file():
+            target.unlink()
+        shutil.copy(path, target, follow_symlinks=False)
+        if not path.is_symlink():
+            target.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
+
+
+def inside(root: Path, path: Path) -> Path:
+    """Where `path` leads for whoever has `root` as its root: links never lead out.
+
+    Raises:
+        ImageError: the links go round in a circle.
+    """
+    waiting = list(reversed(PurePosixPath(path).parts))
+    at = root
+    links = 0
+    while waiting:
+        part = waiting.pop()
+        if part == "/":
+            at = root
+        elif part == "..":
+            at = at.parent if at != root else root
+        elif (at / part).is_symlink():
+            links += 1
+            if links > MAX_LINKS:
+                raise ImageError(f"/{path} in the root file system leads round in a circle")
+            waiting += reversed((at / part).readlink().parts)
+        else:
+            at /= part
+    return at
+
+
+def customise(root: Path, script: Path, *, log: IO[bytes]) -> None:
+    """Run `script` inside `root`, with the network that this machine has.
+
+    Raises:
+        ImageError: the script fails, and its last words.
+    """
+    resolver = root / "etc/resolv.conf"
+    is_ours = not resolver.exists() and not resolver.is_symlink()
+    if is_ours:
+        resolver.touch()  # a place to mount this machine's on
+    command = [*NAMESPACE, *_ENVIRONMENT, "sh", "-c", _ENTER, "customise"]
+    run([*command, str(root), str(script)], log=log, timeout_s=CUSTOMISE_TIMEOUT_S)
+    if is_ours:
+        resolver.unlink()
+
+
+def take_boot_files(root: Path, boot: Path) -> None:
+    """Move the kernels out of `root` into `boot`, and remove the ramdisks that came with them."""
+    boot.mkdir()
+    for folder in (root / "boot", root):
+        for file in (path for pattern in _BOOT_FILES for path in folder.glob(pattern)):
+            if file.name.startswith("vmlinuz-") and not file.is_symlink():
+                # Not Path.rename: nothing says that both are on one file system.
+                shutil.move(file, boot / file.name)
+            else:
+                file.unlink()
+
+
+def limit_times(root: Path, newest: int) -> None:
+    """Give everything in `root` that is younger than `newest` that time."""
+    for path, status in walk(root):
+        if status.st_mtime > newest:
+            os.utime(path, (newest, newest), follow_symlinks=False)
+
+
+def walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Everything in a folder with what lstat says of it, what is in a folder before it."""
+    for folder, folders, files in os.walk(root, topdown=False):
+        for name in (*files, *(name for name in folders if (Path(folder) / name).is_symlink())):
+            path = Path(folder) / name
+            yield path, path.lstat()
+        yield Path(folder), Path(folder).lstat()
+
+
+def unpacked_bytes(root: Path) -> int:
+    """The memory that the files of `root` take in a tmpfs: whole pages, each file once."""
+    total = 0
+    seen: set[tuple[int, int]] = set()
+    for _, status in walk(root):
+        if not stat.S_ISDIR(status.st_mode) and (status.st_dev, status.st_ino) not in seen:
+            seen.add((status.st_dev, status.st_ino))
+            total += whole_pages(status.st_size)
+    return total
