@@ -32,12 +32,13 @@ from bootnode.boot.plan import (
     ImageBoot,
     ImageFiles,
     Policy,
+    RootFile,
     Site,
     decide_script,
 )
 from bootnode.errors import ImageError
 from bootnode.files import FileRoots
-from bootnode.image.store import ImageStore
+from bootnode.image.store import ImageStore, ImageVersion
 from bootnode.web import status
 from bootnode.web.sendfile import SteppedFileResponse
 
