@@ -15,10 +15,11 @@ TEST_PACKAGES   := kea-admin isc-dhcp-client atftp curl tftp-hpa tshark dnsmasq-
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
+# The unit in systemd/ names this folder too.
 PREFIX  := /opt/bootnode
 CONFDIR := /etc/bootnode
 LIBDIR  := /usr/local/lib
-SBINDIR := /usr/local/bin
+BINDIR  := /usr/local/bin
 
 # Installs what is missing of $(1), quietly and without a question. The image builder downloads the
 # kernel as a package, so the lists of packages must be there even if nothing is missing.
@@ -62,10 +63,10 @@ install:
 	$(call ensure,$(SERVER_PACKAGES))
 	$(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/pip install --quiet --disable-pip-version-check .
-	install -d $(CONFDIR) $(SBINDIR) $(LIBDIR)/systemd/system $(LIBDIR)/sysusers.d $(LIBDIR)/tmpfiles.d
+	install -d $(CONFDIR) $(BINDIR) $(LIBDIR)/systemd/system $(LIBDIR)/sysusers.d $(LIBDIR)/tmpfiles.d
 	for file in bootnoded.yaml nodes.yaml; do \
 		[ -e $(CONFDIR)/$$file ] || install -m 644 config/$$file $(CONFDIR)/$$file; done
-	ln -sf $(PREFIX)/bin/bootnode $(PREFIX)/bin/bootnoded $(SBINDIR)/
+	ln -sf $(PREFIX)/bin/bootnode $(PREFIX)/bin/bootnoded $(BINDIR)/
 	install -m 644 systemd/bootnoded.service $(LIBDIR)/systemd/system/bootnoded.service
 	install -m 644 systemd/sysusers.conf $(LIBDIR)/sysusers.d/bootnode.conf
 	install -m 644 systemd/tmpfiles.conf $(LIBDIR)/tmpfiles.d/bootnode.conf
@@ -74,14 +75,15 @@ install:
 	[ ! -d /run/systemd/system ] || systemctl daemon-reload
 	@echo "installed. Edit $(CONFDIR)/bootnoded.yaml and nodes.yaml, then:"
 	@echo "  bootnode image build failsafe && bootnode check && systemctl enable --now bootnoded"
+	@echo "Was it running already? systemctl restart bootnoded"
 
 uninstall:
 	[ ! -d /run/systemd/system ] || systemctl disable --now bootnoded || true
 	rm -rf $(PREFIX)
-	rm -f $(SBINDIR)/bootnode $(SBINDIR)/bootnoded $(LIBDIR)/systemd/system/bootnoded.service \
+	rm -f $(BINDIR)/bootnode $(BINDIR)/bootnoded $(LIBDIR)/systemd/system/bootnoded.service \
 		$(LIBDIR)/sysusers.d/bootnode.conf $(LIBDIR)/tmpfiles.d/bootnode.conf
 	[ ! -d /run/systemd/system ] || systemctl daemon-reload
 	@echo "uninstalled. Yours to keep or remove: $(CONFDIR), /var/lib/bootnode, the user bootnode"
 
 clean:
-	rm -rf $(VENV) .lab .build .pytest_cache .mypy_cache .ruff_cache
+	$(SUDO) rm -rf $(VENV) .lab .build .pytest_cache .mypy_cache .ruff_cache

@@ -20,6 +20,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from pathlib import Path
 
 from bootnode.addresses import Interface, MacAddress
+from bootnode.checksum import internet_checksum
 from bootnode.dhcp.packet import CLIENT_PORT, SERVER_PORT
 from bootnode.errors import StartError
 
@@ -59,7 +60,9 @@ def find_interface(name: str) -> Interface:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
         family, hardware = struct.unpack("16xH6s", _ifreq(query, _SIOCGIFHWADDR, name)[:24])
         if family != _ARPHRD_ETHER:
-            raise StartError(f"interface '{name}' is no Ethernet: nodes cannot boot from it")
+            raise StartError(
+                f"interface '{name}' is no Ethernet: name the one that leads to the nodes"
+            )
         try:
             address = IPv4Address(_ifreq(query, _SIOCGIFADDR, name)[20:24])
             netmask = IPv4Address(_ifreq(query, _SIOCGIFNETMASK, name)[20:24])
@@ -104,6 +107,11 @@ def _eui64(mac: MacAddress) -> IPv6Address:
     return IPv6Address(bytes.fromhex("fe80000000000000") + raw)
 
 
+_DHCP_REMEDY = (
+    "write `dhcp: proxy` for this network in bootnoded.yaml if it is to give the addresses"
+)
+
+
 def dhcp_socket(interface: Interface, port: int, *, is_shared: bool) -> socket.socket:
     """A socket that hears and sends DHCP on one interface.
 
@@ -123,7 +131,7 @@ def dhcp_socket(interface: Interface, port: int, *, is_shared: bool) -> socket.s
         if is_shared:
             _bind_shared(sock, port, what)
         else:
-            _bind(sock, ("0.0.0.0", port), what)
+            _bind(sock, ("0.0.0.0", port), what, _DHCP_REMEDY)
     except BaseException:
         sock.close()
         raise
@@ -141,7 +149,7 @@ def _bind_shared(sock: socket.socket, port: int, what: str) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for one that comes later
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    _bind(sock, ("255.255.255.255", port), what)
+    _bind(sock, ("255.255.255.255", port), what, _DHCP_REMEDY)
 
 
 def tftp_socket(interface: Interface, port: int) -> socket.socket:
@@ -152,7 +160,8 @@ def tftp_socket(interface: Interface, port: int) -> socket.socket:
     """
     sock = _udp_socket()
     try:
-        _bind(sock, (str(interface.address.ip), port), f"UDP port {port} (TFTP)")
+        remedy = "change `tftp: {port: …}` in bootnoded.yaml (firmware asks no other than 69)"
+        _bind(sock, (str(interface.address.ip), port), f"UDP port {port} (TFTP)", remedy)
     except BaseException:
         sock.close()
         raise
@@ -175,7 +184,8 @@ def http_socket(address: IPv4Address, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _bind(sock, (str(address), port), f"TCP port {port} (HTTP)")
+        remedy = "change `http: {port: …}` in bootnoded.yaml"
+        _bind(sock, (str(address), port), f"TCP port {port} (HTTP)", remedy)
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
@@ -193,7 +203,10 @@ def unix_socket(path: Path) -> socket.socket:
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(path)) == 0:
-                raise StartError(f"another bootnoded is running: it listens on {path}")
+                raise StartError(
+                    f"another bootnoded is running: it listens on {path}: stop it, or give this "
+                    "one a state_dir of its own"
+                )
         path.unlink(missing_ok=True)  # left behind by one that was killed
         sock.bind(str(path))
         path.chmod(0o660)
@@ -201,20 +214,21 @@ def unix_socket(path: Path) -> socket.socket:
     except BaseException as error:
         sock.close()
         if isinstance(error, OSError):
-            raise StartError(f"{path} cannot be made: {error.strerror or error}") from None
+            raise StartError(
+                f"{path} cannot be made: {error.strerror or error}: name a state_dir in "
+                "bootnoded.yaml that we may write and whose path is short (107 bytes in all)"
+            ) from None
         raise
     return sock
 
 
-def _bind(sock: socket.socket, address: tuple[str, int], what: str) -> None:
+def _bind(sock: socket.socket, address: tuple[str, int], what: str, remedy: str) -> None:
     try:
         sock.bind(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             holder = port_holder(address[1], is_udp=sock.type == socket.SOCK_DGRAM)
-            raise StartError(
-                f"{what} is in use by {holder}: stop that, or change the port in bootnoded.yaml"
-            ) from None
+            raise StartError(f"{what} is in use by {holder}: stop that, or {remedy}") from None
         if error.errno == errno.EACCES:
             raise StartError(
                 f"{what} may not be bound: start bootnoded as root, by systemd, or with "
@@ -273,9 +287,7 @@ def send_unicast(
     mac: MacAddress,
 ) -> None:
     """Send a DHCP reply to a MAC and an address that the client does not have yet."""
-    packet = udp_packet(
-        interface.address.ip, SERVER_PORT, destination, CLIENT_PORT, payload
-    )
+    packet = udp_packet(interface.address.ip, SERVER_PORT, destination, CLIENT_PORT, payload)
     sock.sendto(packet, (interface.name, _ETH_P_IP, 0, _ARPHRD_ETHER, bytes(mac)))
 
 
@@ -296,16 +308,6 @@ def udp_packet(
     )
     header = header[:10] + struct.pack("!H", internet_checksum(header)) + header[12:]
     return header + udp + payload
-
-
-def internet_checksum(data: bytes) -> int:
-    """RFC 1071: the ones' complement of the ones' complement sum of 16-bit words."""
-    if len(data) % 2:
-        data += b"\0"
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total ^ 0xFFFF
 
 
 def neighbour_socket(interface: Interface) -> socket.socket | None:

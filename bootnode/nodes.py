@@ -91,7 +91,7 @@ class NodeSettings(Settings):
     boot_file: BootFileName | None = None
     """One file for the firmware to boot, overriding image and loader: a TFTP path or a URL."""
     vars: dict[str, Any] = Field(default_factory=dict)
-    """Values of your own for templates."""
+    """Values of your own."""
 
 
 class NodeEntry(NodeSettings):

@@ -122,7 +122,10 @@ def _open(path: Path) -> sqlite3.Connection:
             sqlite3.SQLITE_NOTADB,
         ):
             raise _DamagedError(str(error)) from None
-        raise StartError(f"{path}: {error} (want a file that we alone may write)") from None
+        raise StartError(
+            f"{path}: {error}: give it to the user that runs bootnoded (`chown bootnode: "
+            f"{path}*`), and see that no other program has it open"
+        ) from None
     except Exception:
         connection.close()
         raise

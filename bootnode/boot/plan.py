@@ -9,6 +9,7 @@ Sources: protocol notes of RFC 4578, the UEFI specification 2.10 section 24 (HTT
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -78,11 +79,14 @@ def decide_boot(
     `loaders` are the names in LOADERS that can be served; `is_spent` says that the node's
     `boot: once` was used up.
     """
-    if not client.boots:
-        return NoBoot(reason="it does not ask to boot")
     if node is None:
         return NoBoot(reason="it is not in the node table")
     is_local = boots_locally(node, is_spent=is_spent)
+    if not client.boots:
+        # A switch looks for its set-up script in option 67, and says nothing of booting.
+        if node.boot_file is None or is_local:
+            return NoBoot(reason="it does not ask to boot")
+        return BootFile(name=node.boot_file)
     if client.speaker is Speaker.IPXE and (is_local or _is_past_boot_file(node)):
         # A script can start the local disk; an empty answer would leave iPXE at its prompt.
         return _for_ipxe(client, site, loaders)
@@ -99,15 +103,17 @@ def boots_locally(node: Node, *, is_spent: bool) -> bool:
     return node.boot is Boot.LOCAL or (node.boot is Boot.ONCE and is_spent)
 
 
+# A loader by its file name: ipxe.efi, undionly.kpxe, ipxe-arm64.efi; not menu.ipxe.
+_IPXE_BINARY = re.compile(r"(ipxe|undionly|snponly)[^/]*\.(efi|k*pxe|0|lkrn)", re.IGNORECASE)
+
+
 def _is_past_boot_file(node: Node) -> bool:
     """Whether iPXE gets a script rather than the node's own boot file.
 
     A boot file that is itself an iPXE has done its work once iPXE speaks; naming it again would
     load it for ever.
     """
-    return node.boot_file is None or any(
-        word in node.boot_file.lower() for word in ("ipxe.", "ipxe-", "undionly", "snponly")
-    )
+    return node.boot_file is None or bool(_IPXE_BINARY.fullmatch(node.boot_file.rpartition("/")[2]))
 
 
 def _for_ipxe(client: Client, site: Site, loaders: Collection[str]) -> BootFile | NoBoot:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 import time
@@ -260,7 +259,6 @@ def run_demo(arguments: argparse.Namespace) -> int:
     config = read_config(arguments)
     table = load_nodes(config.nodes)
     machines = _machines(arguments.nodes, table)
-    shutil.rmtree(arguments.dir / "consoles", ignore_errors=True)
     with _start(arguments, config, detach=False) as lab:
         running = [lab.boot(machine) for machine in machines]
         status = demo.run_demo(

@@ -73,16 +73,18 @@ def probe_kvm() -> bool:
 
 
 def choose_accel(config: LabConfig) -> Literal["tcg", "kvm"]:
-    """What the lab's machines run under; the answer to `auto` is kept in the lab's folder.
+    """What the lab's machines run under; the answer to `auto` is kept while the lab is up.
 
     Raises:
         LabError: KVM was asked for by name and does not work.
     """
     if config.accel == "tcg":
         return "tcg"
-    cache = config.folder / "kvm-works"
+    cache = config.run / "kvm-works"
     if not cache.exists():
-        cache.write_text("yes" if probe_kvm() else "no")
+        answer = cache.with_suffix(".new")
+        answer.write_text("yes" if probe_kvm() else "no")
+        answer.rename(cache)  # a second `lab boot` must not read half of it
     works = cache.read_text() == "yes"
     if config.accel == "kvm" and not works:
         raise LabError(

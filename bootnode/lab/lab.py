@@ -72,7 +72,8 @@ class Lab:
         require_network()
         if _answers(config):
             raise LabError(f"{config.folder}: a lab runs here already; see `bootnode lab down`")
-        shutil.rmtree(config.run, ignore_errors=True)
+        for part in (config.run, config.folder / "logs", config.folder / "consoles"):
+            shutil.rmtree(part, ignore_errors=True)
         config.control_socket.unlink(missing_ok=True)
         config.save()
         launcher = _launch(config, detach=detach)

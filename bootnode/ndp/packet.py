@@ -16,6 +16,7 @@ from ipaddress import IPv6Address
 from typing import Final
 
 from bootnode.addresses import MacAddress
+from bootnode.checksum import internet_checksum
 
 ETHERTYPE_IPV6: Final = 0x86DD
 _NEXT_HEADER_ICMPV6 = 58
@@ -136,9 +137,5 @@ def _are_options(area: bytes) -> bool:
 
 def _checksum(source: bytes, destination: bytes, message: bytes) -> int:
     """The ICMPv6 checksum over the pseudo-header and the message; 0 over a message that has it."""
-    data = _PSEUDO_HEADER.pack(source, destination, len(message), _NEXT_HEADER_ICMPV6) + message
-    data += b"\0" * (len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total > 0xFFFF:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total ^ 0xFFFF
+    header = _PSEUDO_HEADER.pack(source, destination, len(message), _NEXT_HEADER_ICMPV6)
+    return internet_checksum(header + message)

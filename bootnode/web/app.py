@@ -45,9 +45,9 @@ from bootnode.web.sendfile import SteppedFileResponse
 log = logging.getLogger(__name__)
 
 REPORT_MAX_BYTES = 2048
+"""A report is one line; what a longer one has beyond this is not read."""
 REPORT_AGE_MAX_S = 600.0
 """Older reports count as made now: no clock of a node moves our history far."""
-"""A longer body is refused with 413; a report is one line."""
 REPORT_TIMEOUT_S = 10.0
 
 

@@ -10,7 +10,7 @@ import pytest
 
 LEVELS = {
     0: """
-        errors addresses yamlmarks
+        errors addresses checksum yamlmarks
         dhcp/packet dhcp/options dhcp/values dhcp/pxe tftp/packet ndp/packet image/cpio
     """,
     1: """

@@ -108,7 +108,7 @@ LOCAL = "(it boots from its local disk)"
                 HTTP: "http://boot/grubx64.efi",
                 IPXE_UEFI: "http://boot/grubx64.efi",
                 IPXE_STRIPPED: "http://boot/grubx64.efi",
-                WINDOWS: "(it does not ask to boot)",
+                WINDOWS: "http://boot/grubx64.efi",
             },
         ),
         # iPXE that was told to load an iPXE would load it for ever.
@@ -132,6 +132,8 @@ LOCAL = "(it boots from its local disk)"
         ),
         ({"boot_file": "undionly.0"}, False, {BIOS: "undionly.0", IPXE_BIOS: SCRIPT}),
         ({"boot_file": "menu.ipxe"}, False, {BIOS: "menu.ipxe", IPXE_BIOS: "menu.ipxe"}),
+        ({"boot_file": "ipxe-menu.ipxe"}, False, {IPXE_BIOS: "ipxe-menu.ipxe"}),
+        ({"boot_file": "http://ipxe/a.efi"}, False, {IPXE_UEFI: "http://ipxe/a.efi"}),
         # The local disk goes before the boot file.
         (
             {"boot": Boot.LOCAL, "boot_file": "grubx64.efi"},

@@ -32,6 +32,7 @@ def test_the_choice(
 ) -> None:
     monkeypatch.setattr(acceleration, "probe_kvm", lambda: kvm_works)
     config = LabConfig(folder=tmp_path, accel=accel)  # type: ignore[arg-type]  # from a table
+    config.run.mkdir()
     assert choose_accel(config) == chosen
 
 
@@ -44,6 +45,7 @@ def test_the_trial_runs_once_a_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(acceleration, "probe_kvm", trial)
     config = LabConfig(folder=tmp_path)
+    config.run.mkdir()
     assert [choose_accel(config), choose_accel(config)] == ["tcg", "tcg"]
     assert len(trials) == 1
 
@@ -52,5 +54,7 @@ def test_kvm_by_name_is_refused_where_it_does_not_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acceleration, "probe_kvm", lambda: False)
+    config = LabConfig(folder=tmp_path, accel="kvm")
+    config.run.mkdir()
     with pytest.raises(LabError, match="use accel auto or tcg"):
-        choose_accel(LabConfig(folder=tmp_path, accel="kvm"))
+        choose_accel(config)
