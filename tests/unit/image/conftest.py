@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import struct
 import subprocess
@@ -115,3 +116,112 @@ def module(*info: str) -> bytes:
     ):
         table += struct.pack("<IIQQQQIIQQ", name_at, kind, 0, 0, offset, size, 0, 0, 1, 0)
     return header + modinfo + names + table
+
+
+ROOT_MODULES = {
+    "drivers/net/virtio_net.ko": b"alias=virtio:d00000001v*",
+    "drivers/block/loop.ko": b"alias=devname:loop-control",
+    "fs/erofs/erofs.ko": b"alias=fs-erofs",
+    "fs/overlayfs/overlay.ko": b"alias=fs-overlay",
+    "fs/squashfs/squashfs.ko": b"alias=fs-squashfs",
+}
+PACKAGE_TIME = 1_000_000_000
+"""When the youngest package of the small root file system was made."""
+LDD = """\
+#!/bin/sh
+echo "	linux-vdso.so.1 (0x00007ffc)"
+echo "	libz.so.1 => /lib/libz.so.1 (0x00007f00)"
+echo "	/lib64/ld.so (0x00007f01)"
+"""
+STATUS = """\
+Package: base
+Status: install ok installed
+Version: 1.0
+
+Package: removed
+Status: deinstall ok config-files
+Version: 2.0
+
+Package: linux-image-test
+Status: install ok installed
+Version: 6.1.0-1
+Description: a kernel: of a test
+"""
+
+
+def x86_kernel(release: str) -> bytes:
+    """The head of an x86 kernel that says it is `release`."""
+    head = bytearray(0x400)
+    head[0x202:0x206] = b"HdrS"
+    struct.pack_into("<H", head, 0x20E, 0x100)
+    text = f"{release} (builder@example) #1 SMP".encode()
+    head[0x300 : 0x300 + len(text)] = text
+    return bytes(head)
+
+
+@pytest.fixture
+def small_root(tmp_path: Path) -> Path:
+    """A root file system with a shell, a kernel and some modules, as small as can be."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("needs busybox")
+    root = tmp_path / "small-root"
+    for folder in ("bin", "boot", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr/bin"):
+        (root / folder).mkdir(parents=True)
+    (root / "root").chmod(0o700)
+    (root / "tmp").chmod(0o1777)
+    shutil.copy(busybox, root / "bin/busybox")
+    for name in ("sh", "cat", "echo", "id", "mkdir", "cp", "rm", "readlink", "sleep", "touch"):
+        (root / "bin" / name).symlink_to("busybox")
+    (root / "usr/bin/ldd").write_text(LDD)
+    (root / "usr/bin/ldd").chmod(0o755)
+    files = {
+        "usr/bin/zstd": b"zstd",
+        "lib/libz-1.2.so": b"libz",
+        "lib64/ld.so": b"the loader",
+        "etc/hostname": b"this-machine\n",
+        "etc/resolv.conf": b"nameserver 192.0.2.1\n",
+        "var/lib/dpkg/status": STATUS.encode(),
+        "var/lib/dpkg/info/base.md5sums": b"",
+        f"boot/vmlinuz-{RELEASE}": x86_kernel(RELEASE),
+        f"boot/initrd.img-{RELEASE}": b"a ramdisk of no use",
+        "boot/config": b"CONFIG_X=y\n",
+        "name with blanks/\u00fcmlaut": b"text",
+    }
+    modules = f"lib/modules/{RELEASE}"
+    for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
+        files[f"{modules}/{name}"] = b""
+    for path, info in ROOT_MODULES.items():
+        files[f"{modules}/kernel/{path}"] = module(info.decode())
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    (root / "lib/libz.so.1").symlink_to("/lib/libz-1.2.so")
+    (root / "vmlinuz").symlink_to(f"boot/vmlinuz-{RELEASE}")
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    subprocess.run(["depmod", "-b", str(root), RELEASE], check=True, env={"PATH": path})
+    for file in root.rglob("*"):
+        os.utime(file, (PACKAGE_TIME, PACKAGE_TIME), follow_symlinks=False)
+    return root
+
+
+@pytest.fixture
+def mmdebstrap(
+    archive: Archive, small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """An mmdebstrap that installs `small_root`; returns the file that holds its arguments."""
+    log = tmp_path / "mmdebstrap.log"
+    log.touch()
+    script = tmp_path / "bin" / "mmdebstrap"
+    script.parent.mkdir()
+    # $target is what comes after the release; the last is the mirror if there is one.
+    script.write_text(
+        f"""#!/bin/sh
+echo "$@" >>{log}
+for word; do [ "$release" ] && target=$word && break; [ "$word" = bookworm ] && release=1; done
+cp -a {small_root} "$target"
+"""
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
+    return log
