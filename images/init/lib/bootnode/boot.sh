@@ -1,6 +1,8 @@
-# The way from the unpacked ramdisk to a node with a network, told in order. Each step is a page of
-# its own in this folder. A step that fails says so and the way goes on: a shell without a network is
-# worth more than none.
+# The way from the unpacked ramdisk to a node with a network, and to its root file system if it has
+# one, told in order. Each step is a page of its own in this folder. A step that fails says so and the
+# way goes on: a shell without a network is worth more than none.
+#
+# Ends with status 100 when process 1 is to hand over to /sysroot.
 set -u
 
 . /lib/bootnode/filesystems.sh
@@ -11,6 +13,10 @@ mount_kernel_filesystems || exit 1
 . /lib/bootnode/modules.sh
 . /lib/bootnode/network.sh
 . /lib/bootnode/consoles.sh
+. /lib/bootnode/memory.sh
+. /lib/bootnode/fetch.sh
+. /lib/bootnode/root.sh
+. /lib/bootnode/switch.sh
 
 quiet_kernel_messages
 # The firmware may have left the consoles in the middle of a line.
@@ -19,4 +25,7 @@ stage init "linux $(uname -r)"
 load_listed_modules
 load_network_modules
 start_network
+if [ -n "$ROOT_FORMAT" ] && set_up_root && leave_ramdisk; then
+    exit 100
+fi
 write_inittab

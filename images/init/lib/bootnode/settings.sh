@@ -5,6 +5,15 @@
 #   bootnode.image=NAME/VERSION what it runs
 #   BOOTIF=01-aa-bb-cc-dd-ee-ff the network card it was booted from
 #
+# and, when the image is more than this ramdisk, of its root file system:
+#
+#   bootnode.root=FORMAT        squashfs, erofs, cpio, tar.xz or tar.zst
+#   bootnode.root_file=PATH     where it is in the ramdisk; for cpio the folder that is its top
+#   bootnode.root_url=URL       or where to fetch it, with root_size and root_sha256
+#   bootnode.root_size=BYTES    as a file
+#   bootnode.root_sha256=HEX    of that file, also of one in the ramdisk if it is given
+#   bootnode.root_ram=BYTES     memory that it takes where it stays
+#
 # Sourced by the scripts that need to know.
 # shellcheck disable=SC2034
 
@@ -12,6 +21,12 @@ NODE=unnamed
 SERVER=
 IMAGE=unknown
 BOOT_MAC=
+ROOT_FORMAT=
+ROOT_FILE=
+ROOT_URL=
+ROOT_SIZE=0
+ROOT_SHA256=
+ROOT_RAM=0
 
 read_settings() {
     local line word
@@ -22,6 +37,12 @@ read_settings() {
             bootnode.node=?*) NODE=${word#*=} ;;
             bootnode.server=?*) SERVER=${word#*=} ;;
             bootnode.image=?*) IMAGE=${word#*=} ;;
+            bootnode.root=?*) ROOT_FORMAT=${word#*=} ;;
+            bootnode.root_file=?*) ROOT_FILE=${word#*=} ;;
+            bootnode.root_url=?*) ROOT_URL=${word#*=} ;;
+            bootnode.root_size=?*) ROOT_SIZE=${word#*=} ;;
+            bootnode.root_sha256=?*) ROOT_SHA256=${word#*=} ;;
+            bootnode.root_ram=?*) ROOT_RAM=${word#*=} ;;
             BOOTIF=01-??-??-??-??-??-??) BOOT_MAC=$(echo "${word#BOOTIF=01-}" | tr A-F- a-f:) ;;
         esac
     done

@@ -3,7 +3,10 @@
 . /lib/bootnode/settings.sh
 . /lib/bootnode/stages.sh
 
-if [ -e "$STATE/address" ] && [ ! -e "$STATE/failed" ]; then
+if [ -n "$ROOT_FORMAT" ]; then
+    # This shell is not what the node was meant to run. What went wrong has been said.
+    say "init: this is the failsafe shell instead of $IMAGE; 'reboot' tries again"
+elif [ -e "$STATE/address" ] && [ ! -e "$STATE/failed" ]; then
     read -r card address <"$STATE/address"
     stage up "$address on $card, image $IMAGE"
 fi
