@@ -80,6 +80,7 @@ def test_dhclient_gets_reboots_and_releases(bench: Bench, need: Callable[..., No
     host = bench.host("alpha", mac=NODE_MAC)
     client = host.spawn(dhclient(bench, host, "-d", "-1"), name="dhclient")
     assert wait_event(client, "BOUND").groups() == (NODE_IP, "alpha")
+    client.wait_log("bound to", timeout_s=EVENT_TIMEOUT_S)  # now its lease is on file
     client.send_signal(signal.SIGKILL)
     client.wait(EVENT_TIMEOUT_S)
     # With its lease on file it asks for the same address at once: INIT-REBOOT.
