@@ -73,14 +73,7 @@ _ENVIRONMENT = (
     *("DEBIAN_FRONTEND=noninteractive", "INITRD=No"),
 )
 # The kernel and what boots with it: they are beside the root file system, not in it.
-_BOOT_FILES = (
-    "vmlinuz-*",
-    "vmlinuz",
-    "initrd.img-*",
-    "initrd.img",
-    "vmlinuz.old",
-    "initrd.img.old",
-)
+_BOOT_FILES = ("vmlinuz", "initrd.img")
 _OF_THIS_MACHINE = ("etc/hostname", "etc/resolv.conf", "var/lib/dbus/machine-id")
 
 
@@ -205,13 +198,12 @@ def customise(root: Path, script: Path, *, log: IO[bytes]) -> None:
 def take_boot_files(root: Path, boot: Path) -> None:
     """Move the kernels out of `root` into `boot`, and remove the ramdisks that came with them."""
     boot.mkdir()
-    for folder in (root / "boot", root):
-        for file in (path for pattern in _BOOT_FILES for path in folder.glob(pattern)):
-            if file.name.startswith("vmlinuz-") and not file.is_symlink():
-                # Not Path.rename: nothing says that both are on one file system.
-                shutil.move(file, boot / file.name)
-            else:
-                file.unlink()
+    for file in [*(root / "boot").glob("*"), *root.iterdir()]:
+        if file.name.startswith("vmlinuz-") and not file.is_symlink():
+            # Not Path.rename: nothing says that both are on one file system.
+            shutil.move(file, boot / file.name)
+        elif file.name.startswith(_BOOT_FILES):
+            file.unlink()
 
 
 def limit_times(root: Path, newest: int) -> None:

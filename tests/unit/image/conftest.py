@@ -120,7 +120,7 @@ def module(*info: str) -> bytes:
 
 ROOT_MODULES = {
     "drivers/net/virtio_net.ko": b"alias=virtio:d00000001v*",
-    "drivers/block/loop.ko": b"alias=devname:loop-control",
+    "drivers/block/loop.ko": b"alias=block-major-7-*",
     "fs/erofs/erofs.ko": b"alias=fs-erofs",
     "fs/overlayfs/overlay.ko": b"alias=fs-overlay",
     "fs/squashfs/squashfs.ko": b"alias=fs-squashfs",

@@ -1,0 +1,217 @@
+"""Root file systems: installing, the overlay, the script inside, and what is left afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from bootnode.errors import ImageError
+from bootnode.image import rootfs
+from bootnode.image.spec import Fetch, RootFormat, System
+
+PACKAGE_TIME = 1_000_000_000
+SYSTEM = System(
+    distribution="debian",
+    release="bookworm",
+    mirror=None,
+    packages=(),
+    overlay=None,
+    customise=None,
+    format=RootFormat.SQUASHFS,
+    fetch=Fetch.INIT,
+)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[IO[bytes]]:
+    with (tmp_path / "build.log").open("wb") as file:
+        yield file
+
+
+def mounts_below(folder: Path) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line.split()[4] for line in lines if line.split()[4].startswith(str(folder))]
+
+
+def script(folder: Path, text: str) -> Path:
+    path = folder / "customise"
+    path.write_text(f"#!/bin/sh\n{text}")
+    return path
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mirror", [None, "http://mirror.example/debian"])
+def test_the_packages_and_the_mirror_go_to_mmdebstrap(
+    mmdebstrap: Path, tmp_path: Path, log: IO[bytes], mirror: str | None
+) -> None:
+    root = tmp_path / "root"
+    system = replace(SYSTEM, mirror=mirror)
+    rootfs.bootstrap(system, ("linux-image-test", "systemd"), root, log=log)
+    words = mmdebstrap.read_text().split()
+    assert "--include=linux-image-test,systemd" in words
+    at = words.index("bookworm")
+    assert words[at:] == ["bookworm", str(root), *([mirror] if mirror else [])]
+    assert not (root / "etc/hostname").exists()
+    assert not (root / "etc/resolv.conf").exists()
+    assert (root / "etc/machine-id").read_bytes() == b""
+    assert rootfs.installed_packages(root) == {"base": "1.0", "linux-image-test": "6.1.0-1"}
+    assert rootfs.newest_package(root) == PACKAGE_TIME
+
+
+def test_a_root_without_packages(tmp_path: Path) -> None:
+    assert rootfs.installed_packages(tmp_path) == {}
+    assert rootfs.newest_package(tmp_path) == 0
+
+
+@pytest.mark.root
+def test_the_script_runs_inside(small_root: Path, tmp_path: Path, log: IO[bytes]) -> None:
+    text = """\
+set -eu
+id -u >/made
+echo "$HOME $DEBIAN_FRONTEND" >>/made
+echo from-nobody >/dev/null
+cat /etc/resolv.conf >/resolver
+[ -e /proc/self/status ]
+[ -e /sys/kernel ]
+touch /run/gone /tmp/gone
+"""
+    (small_root / "etc/resolv.conf").unlink()
+    rootfs.customise(small_root, script(tmp_path, text), log=log)
+    assert (small_root / "made").read_text() == "0\n/root noninteractive\n"
+    assert (small_root / "resolver").read_text() == Path("/etc/resolv.conf").read_text()
+    for folder in ("run", "tmp", "dev", "proc", "sys"):
+        assert list((small_root / folder).iterdir()) == []
+    assert not (small_root / "etc/resolv.conf").exists()
+    assert mounts_below(small_root) == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("target", ["../run/systemd/resolve/stub.conf", "/run/resolv.conf"])
+def test_a_resolver_that_is_a_link_stays_one(
+    small_root: Path, tmp_path: Path, log: IO[bytes], target: str
+) -> None:
+    resolver = small_root / "etc/resolv.conf"
+    resolver.unlink()
+    resolver.symlink_to(target)
+    rootfs.customise(small_root, script(tmp_path, "cat /etc/resolv.conf >/resolver\n"), log=log)
+    assert (small_root / "resolver").read_text() == Path("/etc/resolv.conf").read_text()
+    assert str(resolver.readlink()) == target
+
+
+@pytest.mark.root
+def test_a_script_that_fails_says_why(small_root: Path, tmp_path: Path, log: IO[bytes]) -> None:
+    with pytest.raises(ImageError, match=r"(?s)exit status 3.*no such package"):
+        rootfs.customise(small_root, script(tmp_path, "echo no such package; exit 3"), log=log)
+    assert mounts_below(small_root) == []
+
+
+KILLED = """\
+import sys
+from pathlib import Path
+from bootnode.image.rootfs import customise
+with open(sys.argv[3], "wb") as log:
+    customise(Path(sys.argv[1]), Path(sys.argv[2]), log=log)
+"""
+
+
+@pytest.mark.root
+def test_a_killed_build_leaves_no_mount_and_no_process(small_root: Path, tmp_path: Path) -> None:
+    slow = script(tmp_path, "echo $$ >/started; sleep 1000 & sleep 1000\n")
+    arguments = [str(small_root), str(slow), str(tmp_path / "log")]
+    with subprocess.Popen([sys.executable, "-c", KILLED, *arguments]) as process:
+        wait_for(small_root / "started", process)
+        process.send_signal(signal.SIGKILL)
+    assert mounts_below(small_root) == []
+    for _ in range(100_000):
+        if not with_root(small_root):
+            break
+        os.sched_yield()
+    assert with_root(small_root) == []
+
+
+def wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
+    while not file.exists() or not file.read_text():
+        assert process.poll() is None
+        os.sched_yield()
+
+
+def with_root(root: Path) -> list[str]:
+    """The processes that run inside `root`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/root"):
+        try:
+            if entry.readlink() == root:
+                found.append(entry.parent.name)
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def test_the_overlay_goes_over_the_root(tmp_path: Path) -> None:
+    root, overlay = tmp_path / "root", tmp_path / "overlay"
+    (root / "usr/lib").mkdir(parents=True)
+    (root / "lib").symlink_to("usr/lib")
+    (root / "var").mkdir()
+    (root / "var/run").symlink_to("/run")
+    (root / "run").mkdir()
+    (root / "root").mkdir(mode=0o700)
+    (root / "etc").mkdir()
+    (root / "etc/old").symlink_to("/etc/passwd")
+    for name in ("lib/unit", "var/run/file", "root/.profile", "etc/old", "etc/new/deep/script"):
+        (overlay / name).parent.mkdir(parents=True, exist_ok=True)
+        (overlay / name).write_text(name)
+        (overlay / name).chmod(0o666)
+    (overlay / "etc/new/deep/script").chmod(0o700)
+    (overlay / "etc/link").symlink_to("new")
+    rootfs.put_overlay(overlay, root)
+    assert (root / "usr/lib/unit").read_text() == "lib/unit"
+    assert (root / "run/file").read_text() == "var/run/file"
+    assert (root / "root").stat().st_mode & 0o777 == 0o700
+    assert (root / "root/.profile").stat().st_mode & 0o777 == 0o644
+    assert not (root / "etc/old").is_symlink()
+    assert (root / "etc/new/deep/script").stat().st_mode & 0o777 == 0o755
+    assert (root / "etc/new/deep").stat().st_mode & 0o777 == 0o755
+    assert str((root / "etc/link").readlink()) == "new"
+    assert (root / "lib").is_symlink()
+
+
+def test_links_never_lead_out(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("../../../b")
+    (tmp_path / "b").symlink_to("/c/./d")
+    (tmp_path / "x").symlink_to("y")
+    (tmp_path / "y").symlink_to("x")
+    assert rootfs.inside(tmp_path, Path("a/e")) == tmp_path / "c/d/e"
+    with pytest.raises(ImageError, match="/x/z in the root file system leads round in a circle"):
+        rootfs.inside(tmp_path, Path("x/z"))
+
+
+def test_kernels_are_taken_out(small_root: Path, tmp_path: Path) -> None:
+    rootfs.take_boot_files(small_root, tmp_path / "boot")
+    assert [path.name for path in (tmp_path / "boot").iterdir()] == ["vmlinuz-6.1.0-1-test"]
+    assert [path.name for path in (small_root / "boot").iterdir()] == ["config"]
+    assert not (small_root / "vmlinuz").is_symlink()
+
+
+def test_nothing_is_younger_than_its_packages(small_root: Path) -> None:
+    (small_root / "etc/new").write_text("made just now")
+    (small_root / "etc/link").symlink_to("new")
+    os.utime(small_root / "usr", (1, 1))
+    rootfs.limit_times(small_root, PACKAGE_TIME)
+    times = {int(path.lstat().st_mtime) for path in (*small_root.rglob("*"), small_root)}
+    assert times == {1, PACKAGE_TIME}
+
+
+def test_only_root_builds_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ImageError, match="is built by root: use sudo"):
+        rootfs.check_is_root()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    rootfs.check_is_root()
