@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from scapy.layers.dhcp import BOOTP, DHCP
 
 if TYPE_CHECKING:
     from bootnode.lab import LabProcess
@@ -148,3 +149,25 @@ def test_junk_by_http_is_answered_and_counted(bench: Bench) -> None:
     counters = bench.status()["counters"]
     assert counters["http.malformed"] == 6
     assert counters["report.malformed"] == 1
+
+
+def test_a_client_id_of_400_bytes_harms_nobody(bench: Bench) -> None:
+    """Split over two options it is legal (RFC 3396), and longer than a reply can echo."""
+    bench.configure(NODES)
+    daemon = bench.start()
+    wire = bench.wire(bench.host("many"))
+    odd = bench.machine(wire, "52:54:00:44:00:0b")
+    message = odd.message("discover", client_id=None)
+    half = ("client_id", b"\0" + b"x" * 199)
+    message[DHCP].options = [message[DHCP].options[0], half, half, "end"]
+    odd.broadcast(message)
+    offer = odd.reply(2)
+    assert offer is not None
+    message[DHCP].options = [
+        *(("message-type", "request"), ("requested_addr", offer[BOOTP].yiaddr)),
+        *(("server_id", SERVER), half, half, "end"),
+    ]
+    odd.broadcast(message)
+    assert odd.reply(5) is not None
+    assert bench.machine(wire, MAC).lease()
+    assert not re.search("Traceback|ERROR", daemon.log_text)
