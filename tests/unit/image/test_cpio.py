@@ -143,3 +143,26 @@ def test_files_of_4_gib_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpio, "MAX_FIELD", 3)
     with pytest.raises(ValueError, match="'a' is 4 GiB or larger"):
         cpio.file("a", b"1234")
+
+
+def test_an_entry_may_say_whose_it_is_and_how_old(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"from a file")
+    entry = cpio.Entry(
+        path="a",
+        mode=stat.S_IFREG | 0o600,
+        source=tmp_path / "source",
+        owner=(7, 8),
+        mtime=0x5F,
+    )
+    assert entry.size_bytes == 11
+    raw = archive(entry, cpio.file("b", b""), mtime=0x60)
+    fields = [raw[at : at + 8] for at in range(6, 62, 8)]
+    assert fields == [b"%08X" % value for value in (1, 0o100600, 7, 8, 1, 0x5F, 11)]
+    assert b"a\0" in raw
+    assert b"from a file" in raw
+    assert raw.count(b"00000060") == 1
+
+
+def test_a_name_is_bytes_and_not_always_text() -> None:
+    name = os.fsdecode(b"latin \xfc")
+    assert b"latin \xfc\0" in archive(cpio.file(name, b""))

@@ -6,9 +6,19 @@ import pytest
 
 from bootnode.errors import ConfigError
 from bootnode.image import spec
-from bootnode.image.spec import init_folder, load_recipe, recipes_folder
+from bootnode.image.spec import (
+    Fetch,
+    RootFormat,
+    System,
+    init_folder,
+    load_recipe,
+    recipes_folder,
+)
 
 MINIMAL = "description: x\nkernel: {package: linux-image-amd64, modules: [virtio_net]}\n"
+
+
+SYSTEM = MINIMAL + "distribution: debian\nrelease: bookworm\n"
 
 
 def recipe_in(folder: Path, text: str) -> Path:
@@ -29,6 +39,54 @@ def test_what_is_not_said_has_a_default(tmp_path: Path) -> None:
     recipe = load_recipe(recipe_in(tmp_path / "tiny", MINIMAL))
     assert recipe.kernel_args == ()
     assert recipe.kernel.load == ()
+
+
+def test_a_recipe_without_a_distribution_has_no_system(tmp_path: Path) -> None:
+    assert load_recipe(recipe_in(tmp_path / "tiny", MINIMAL)).system is None
+
+
+def test_the_compute_recipe_is_read() -> None:
+    recipe = load_recipe(recipes_folder() / "compute")
+    assert recipe.system is not None
+    assert (recipe.system.distribution, recipe.system.release) == ("debian", "bookworm")
+    assert (recipe.system.format, recipe.system.fetch) == (RootFormat.SQUASHFS, Fetch.INIT)
+    assert {"systemd", "systemd-sysv", "udev"} <= set(recipe.system.packages)
+
+
+def test_a_whole_system(tmp_path: Path) -> None:
+    text = SYSTEM + "packages: [systemd]\nmirror: http://mirror.example/debian\n"
+    text += "overlay: files\ncustomise: script\nroot: {format: tar.xz, fetch: ramdisk}\n"
+    folder = recipe_in(tmp_path / "tiny", text)
+    (folder / "files").mkdir()
+    (folder / "script").touch()
+    assert load_recipe(folder).system == System(
+        distribution="debian",
+        release="bookworm",
+        mirror="http://mirror.example/debian",
+        packages=("systemd",),
+        overlay=folder / "files",
+        customise=folder / "script",
+        format=RootFormat.TAR_XZ,
+        fetch=Fetch.RAMDISK,
+    )
+
+
+@pytest.mark.parametrize(
+    ("root", "expected"),
+    [
+        ("{}", (RootFormat.SQUASHFS, Fetch.INIT)),
+        ("{format: erofs}", (RootFormat.EROFS, Fetch.INIT)),
+        ("{fetch: ramdisk}", (RootFormat.SQUASHFS, Fetch.RAMDISK)),
+        ("{format: cpio}", (RootFormat.CPIO, Fetch.RAMDISK)),
+        ("{format: cpio, fetch: ramdisk}", (RootFormat.CPIO, Fetch.RAMDISK)),
+    ],
+)
+def test_formats_and_who_fetches_them(
+    tmp_path: Path, root: str, expected: tuple[RootFormat, Fetch]
+) -> None:
+    system = load_recipe(recipe_in(tmp_path / "tiny", f"{SYSTEM}root: {root}\n")).system
+    assert system is not None
+    assert (system.format, system.fetch) == expected
 
 
 def test_an_init_beside_the_recipe_is_taken(tmp_path: Path) -> None:
@@ -69,6 +127,41 @@ def test_installed_recipes_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
                 ":2:19: kernel.package: '-rf' is not a package name",
                 ":2:34: kernel.modules[0]: '../x' is not a module name or pattern",
                 ":2:42: kernel.modules[1]: 'a b' is not a module name or pattern",
+            ],
+        ),
+        (
+            MINIMAL + "release: bookworm\npackages: []\nroot: {}\n",
+            [
+                ":3:1: release: needs a `distribution`",
+                ":4:1: packages: needs a `distribution`",
+                ":5:1: root: needs a `distribution`",
+            ],
+        ),
+        (MINIMAL + "distribution: debian\n", [":1:1: release: is missing (want one such as"]),
+        (
+            MINIMAL + "distribution: slackware\nrelease: ../x\nmirror: x\npackages: [a b]\n",
+            [
+                ":3:15: distribution: 'slackware' is not known (want 'debian')",
+                ":4:10: release: '../x' is not a release of Debian",
+                ":5:9: mirror: 'x' is not a mirror (want",
+                ":6:12: packages[0]: 'a b' is not a package name",
+            ],
+        ),
+        (
+            SYSTEM + "overlay: none\ncustomise: nothing\nroot: {format: cpio, fetch: init}\n",
+            [
+                ":5:10: overlay: there is no folder",
+                ":6:12: customise: there is no file",
+                ":7:29: root.fetch: only the kernel unpacks a cpio",
+            ],
+        ),
+        (
+            SYSTEM + "overlay: ../other\ncustomise: /bin/sh\nroot: {format: zip, ftch: x}\n",
+            [
+                ":5:10: overlay: '../other' is not a path beside image.yaml",
+                ":6:12: customise: '/bin/sh' is not a path beside image.yaml",
+                ":7:16: root.format: 'zip' is not known (want 'squashfs', 'erofs', 'cpio',",
+                ":7:21: root.ftch: unknown key 'ftch' (did you mean 'fetch'?)",
             ],
         ),
         ("", [": is empty"]),
