@@ -88,7 +88,7 @@ def run_build(arguments: argparse.Namespace) -> int:
         recipe,
         _store(arguments),
         cache=config.state_dir / "cache",
-        report=_report,
+        report=print_progress,
         begin=arguments.begin,
     )
     print(f"{version.name} {version.version} is what nodes get now, in {version.folder}")
@@ -109,7 +109,8 @@ def _recipe_folder(name: str, config: Path) -> Path:
     raise ImageError(f"there is no recipe '{name}' (there are: {', '.join(known) or 'none'})")
 
 
-def _report(progress: Progress) -> None:
+def print_progress(progress: Progress) -> None:
+    """Print a line for each step that has ended, and on a terminal what runs now."""
     if progress.is_skipped:
         print(f"        -    {progress.step}: skipped, nothing changed", flush=True)
     elif progress.seconds is not None:

@@ -8,6 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from bootnode.cli.image import print_progress
+from bootnode.image.steps import Progress
+from bootnode.image.store import Contents, ImageStore, Provenance, RootFile
+
 Run = Callable[..., Any]
 Publish = Callable[..., str]
 
@@ -48,10 +54,53 @@ def test_show(run: Run, publish: Publish, folder: Path) -> None:
     assert values["version"] == version
     assert values["folder"] == f"{folder}/state/images/failsafe/{version}"
     assert values["kernel_args"] == "-"
+    assert values["root"] == "- (the ramdisk is all there is)"
     assert re.fullmatch(r"5 B  sha256 [0-9a-f]{64}", values["initrd.img"])
     assert values["busybox-static"] == "1.35"
     plain = json.loads(run("image", "show", "failsafe", "--json").out)
     assert (plain["version"], plain["initrds"]) == (version, ["initrd.img"])
+
+
+def test_show_tells_of_the_root_file_system(run: Run, folder: Path) -> None:
+    store = ImageStore(folder / "state" / "images")
+    for fetch in ("init", "ramdisk"):
+        root = RootFile(
+            format="erofs",
+            fetch=fetch,
+            file="root.erofs",
+            size_bytes=5,
+            sha256="0" * 64,
+            ram_bytes=143_000_000,
+        )
+        contents = Contents(
+            kernel="vmlinuz", initrds=(), kernel_release="6.1", ram_bytes=1, root=root
+        )
+        with store.staging(fetch) as staging:
+            (staging / "files").mkdir()
+            provenance = Provenance(recipe_sha256="", packages={})
+            store.publish(fetch, staging / "files", contents, provenance)
+    shown = re.compile(r"^root +(.*)$", re.MULTILINE)
+    for name, by in (("init", "init"), ("ramdisk", "the boot loader")):
+        found = shown.search(run("image", "show", name).out)
+        assert found
+        assert found[1] == f"erofs, fetched by {by}, 143.0 MB in RAM"
+
+
+def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    print_progress(Progress(step="rootfs", detail="debian"))
+    print_progress(Progress(step="rootfs", detail="debian", seconds=38.04))
+    print_progress(Progress(step="archive", detail="x", seconds=0.0, is_skipped=True))
+    assert capsys.readouterr().out == (
+        "   38.0 s  rootfs: debian\n        -    archive: skipped, nothing changed\n"
+    )
+
+
+def test_a_step_that_is_none(run: Run) -> None:
+    outcome = run("image", "build", "failsafe", "--from", "rootfs")
+    assert outcome.status == 1
+    assert outcome.err == (
+        "bootnode: 'failsafe' has no step 'rootfs' (want one of packages, kernel, ramdisk)\n"
+    )
 
 
 def test_an_image_that_is_not_there(run: Run) -> None:
