@@ -19,7 +19,7 @@ from bootnode.addresses import MacAddress
 from bootnode.boot.journal import Journal, Record, Stage
 from bootnode.boot.plan import LOADER_NAMES, Policy
 from bootnode.files import FileRoots
-from bootnode.image.store import Contents, ImageStore, Provenance
+from bootnode.image.store import Contents, ImageStore, Provenance, RootFile
 from bootnode.nodes import Boot, Node, NodeTable
 from bootnode.web import app
 from bootnode.web.app import REPORT_MAX_BYTES, WebApp
@@ -135,7 +135,7 @@ class Site:
         return [*(stage.value for stage in record.boot.stages), record.boot.detail]
 
 
-def publish(store: ImageStore, initrd: bytes = INITRD) -> None:
+def publish(store: ImageStore, initrd: bytes = INITRD, root: RootFile | None = None) -> None:
     with store.staging("failsafe") as folder:
         staged = folder / "files"
         staged.mkdir()
@@ -151,6 +151,7 @@ def publish(store: ImageStore, initrd: bytes = INITRD) -> None:
                 kernel_args=("console=ttyS0",),
                 kernel_release="6.1",
                 ram_bytes=1,
+                root=root,
             ),
             Provenance(recipe_sha256="", packages={}),
         )
@@ -244,6 +245,40 @@ async def test_script_of_a_node(site: Site) -> None:
 async def test_script_by_any_spelling_of_the_mac(site: Site, spelling: str) -> None:
     response = await site.client.get(f"/boot/{spelling}.ipxe")
     assert "n1 boots failsafe" in await response.text()
+
+
+@pytest.mark.parametrize(
+    ("fetch", "file", "words"),
+    [
+        (
+            "init",
+            "root.tar.gz",
+            [
+                "bootnode.root_url={base}/root.tar.gz",
+                f"bootnode.root_sha256={'ab' * 32}",
+                "bootnode.root_size=10",
+            ],
+        ),
+        ("ramdisk", "/root.erofs", ["bootnode.root_file=/root.erofs"]),
+    ],
+)
+async def test_script_of_a_node_with_a_root_file_system(
+    site: Site, fetch: str, file: str, words: list[str]
+) -> None:
+    root = RootFile(
+        format="erofs", fetch=fetch, file=file, size_bytes=10, sha256="ab" * 32, ram_bytes=4096
+    )
+    publish(site.store, root=root)
+    response = await site.client.get("/boot/52-54-00-12-34-56.ipxe", headers=at(ADDRESS))
+    version = site.store.current("failsafe").version
+    base = f"{site.url}/images/failsafe/{version}"
+    kernel = next(line for line in (await response.text()).splitlines() if "kernel" in line)
+    found = [word for word in kernel.split() if word.startswith("bootnode.root")]
+    expected = ["bootnode.root=erofs", "bootnode.root_ram=4096", *words]
+    assert found == [word.format(base=base) for word in expected]
+    if fetch == "init":
+        path = f"/images/failsafe/{version}/{file}"
+        assert await (await site.client.get(path, headers=at(ADDRESS))).read() == b"compressed"
 
 
 @pytest.mark.parametrize(
