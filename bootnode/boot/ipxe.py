@@ -50,14 +50,13 @@ def _root_arguments(plan: ImageBoot) -> list[str]:
     if root is None:
         return []
     arguments = [f"bootnode.root={root.format}", f"bootnode.root_ram={root.ram_bytes}"]
-    if not root.is_fetched:
-        return [*arguments, f"bootnode.root_file={root.file}"]
-    return [
-        *arguments,
-        f"bootnode.root_url={_base(plan)}/{root.file}",
-        f"bootnode.root_sha256={root.sha256}",
-        f"bootnode.root_size={root.size_bytes}",
-    ]
+    if root.is_fetched:
+        place = [f"bootnode.root_url={_base(plan)}/{root.file}"]
+    else:
+        place = [f"bootnode.root_file={root.file}"]
+    sizes = [f"bootnode.root_sha256={root.sha256}", f"bootnode.root_size={root.size_bytes}"]
+    # What the kernel has unpacked is no file any more, to be compared with its sum.
+    return [*arguments, *place, *(sizes if root.is_file else [])]
 
 
 def _base(plan: ImageBoot) -> str:

@@ -163,6 +163,11 @@ class RootFile:
     ram_bytes: int
     """Memory that it takes, without what the node writes."""
 
+    @property
+    def is_file(self) -> bool:
+        """Whether init sees a file; a cpio is a folder by then."""
+        return self.format != "cpio"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFiles:

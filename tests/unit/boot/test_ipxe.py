@@ -130,11 +130,21 @@ ROOT_URL = "http://10.77.0.1:8080/images/failsafe/0123456789abcdef/root.squashfs
             ],
         ),
         (
+            replace(ROOT, file="/root.squashfs", is_fetched=False),
+            [
+                "bootnode.root=squashfs",
+                "bootnode.root_ram=4096",
+                "bootnode.root_file=/root.squashfs",
+                f"bootnode.root_sha256={ROOT.sha256}",
+                "bootnode.root_size=1000",
+            ],
+        ),
+        (
             replace(ROOT, format="cpio", file="/root", is_fetched=False),
             ["bootnode.root=cpio", "bootnode.root_ram=4096", "bootnode.root_file=/root"],
         ),
     ],
-    ids=["fetched by init", "in the ramdisk"],
+    ids=["fetched by init", "in the ramdisk", "unpacked by the kernel"],
 )
 def test_init_is_told_of_the_root_file_system(root: RootFile, words: list[str]) -> None:
     line = kernel_command_line(replace(PLAN, image=replace(PLAN.image, root=root)))
