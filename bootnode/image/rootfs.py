@@ -14,6 +14,7 @@ Limits: an hour for each; only root can do it.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -75,6 +76,8 @@ _ENVIRONMENT = (
 # The kernel and what boots with it: they are beside the root file system, not in it.
 _BOOT_FILES = ("vmlinuz", "initrd.img")
 _OF_THIS_MACHINE = ("etc/hostname", "etc/resolv.conf", "var/lib/dbus/machine-id")
+_UNKNOWN_PACKAGE = re.compile(r"E: Unable to locate package (\S+)")
+_UNREACHABLE = re.compile(r"E: (?:Failed|Unable) to fetch (?P<url>\S+)\s+(?P<reason>.*\S)")
 
 
 def check_is_root() -> None:
@@ -101,7 +104,10 @@ def bootstrap(system: System, packages: tuple[str, ...], root: Path, *, log: IO[
         command.append(system.mirror)
     # Our own ramdisk is made in a later step; one of initramfs-tools would be thrown away.
     environment = {"INITRD": "No", "DEBIAN_FRONTEND": "noninteractive"}
-    run(command, log=log, timeout_s=BOOTSTRAP_TIMEOUT_S, env=environment)
+    try:
+        run(command, log=log, timeout_s=BOOTSTRAP_TIMEOUT_S, env=environment)
+    except ImageError as error:
+        raise _explained(error, system.release) or error from error
     for name in _OF_THIS_MACHINE:
         file = root / name
         # A link is the distribution's own, which leads to where a running system has the file.
@@ -109,6 +115,21 @@ def bootstrap(system: System, packages: tuple[str, ...], root: Path, *, log: IO[
             file.unlink(missing_ok=True)
     # Empty, systemd makes one for the boot; missing, it would ask first-boot questions.
     (root / "etc/machine-id").write_bytes(b"")
+
+
+def _explained(error: ImageError, release: str) -> ImageError | None:
+    """What apt's words mean for who wrote the recipe; None if we do not know better."""
+    said = str(error)
+    unknown = dict.fromkeys(_UNKNOWN_PACKAGE.findall(said))
+    if unknown:
+        return ImageError(f"{release} has no package {', '.join(unknown)}: correct the recipe")
+    # One reason for each of a dozen files; the first will do.
+    if unreachable := _UNREACHABLE.search(said):
+        return ImageError(
+            f"cannot fetch {unreachable['url']}: {unreachable['reason']} "
+            "(check this machine's network, or set `mirror` in the recipe)"
+        )
+    return None
 
 
 def installed_packages(root: Path) -> dict[str, str]:

@@ -66,6 +66,27 @@ def test_the_packages_and_the_mirror_go_to_mmdebstrap(
     assert rootfs.newest_package(root) == PACKAGE_TIME
 
 
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("E: Unable to locate package cutl", "^bookworm has no package cutl: correct the recipe$"),
+        (
+            "E: Failed to fetch http://mirror.example/InRelease  Temporary failure resolving 'm'",
+            "^cannot fetch http://mirror.example/InRelease: Temporary failure resolving 'm' ",
+        ),
+        ("E: mkdir: no space left", "mmdebstrap .* failed with exit status 25:\\n .*no space left"),
+    ],
+)
+def test_what_apt_says_is_explained(
+    mmdebstrap: Path, tmp_path: Path, log: IO[bytes], said: str, message: str
+) -> None:
+    tool = tmp_path / "bin/mmdebstrap"
+    tool.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 25\n')
+    with pytest.raises(ImageError, match=message):
+        rootfs.bootstrap(SYSTEM, ("systemd",), tmp_path / "root", log=log)
+
+
 def test_a_root_without_packages(tmp_path: Path) -> None:
     assert rootfs.installed_packages(tmp_path) == {}
     assert rootfs.newest_package(tmp_path) == 0
