@@ -14,5 +14,11 @@ mount_kernel_filesystems() {
 quiet_kernel_messages() {
     # A kernel message in the middle of a line spoils it for whoever reads the console by program,
     # and the shell for whoever types. Errors still come through; dmesg has the rest.
+    read -r KERNEL_MESSAGES _ </proc/sys/kernel/printk
     dmesg -n 4
+}
+
+# restore_kernel_messages: as the kernel command line has them.
+restore_kernel_messages() {
+    echo "$KERNEL_MESSAGES" >/proc/sys/kernel/printk
 }

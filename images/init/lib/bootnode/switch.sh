@@ -13,6 +13,7 @@ leave_ramdisk() {
     stage switch "/sbin/init of $IMAGE"
     _wait_for_reports
     _end_all_processes
+    restore_kernel_messages
     _move_kernel_filesystems
     # What is left of the ramdisk would stay in memory for ever.
     # shellcheck disable=SC2114
@@ -69,6 +70,7 @@ KeepConfiguration=yes
 ClientIdentifier=mac
 SendRelease=no
 UseDomains=yes
+UseHostname=no
 END
     # A link is the image's own way to say who looks after the file.
     [ -L "$NEW_ROOT/etc/resolv.conf" ] || [ ! -s /etc/resolv.conf ] ||
