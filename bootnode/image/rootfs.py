@@ -105,7 +105,7 @@ def bootstrap(system: System, packages: tuple[str, ...], root: Path, *, log: IO[
     # Our own ramdisk is made in a later step; one of initramfs-tools would be thrown away.
     environment = {"INITRD": "No", "DEBIAN_FRONTEND": "noninteractive"}
     try:
-        run(command, log=log, timeout_s=BOOTSTRAP_TIMEOUT_S, env=environment)
+        run(command, log=log, timeout_s=BOOTSTRAP_TIMEOUT_S, env=environment, name="mmdebstrap")
     except ImageError as error:
         raise _explained(error, system.release) or error from error
     for name in _OF_THIS_MACHINE:
@@ -123,6 +123,8 @@ def _explained(error: ImageError, release: str) -> ImageError | None:
     unknown = dict.fromkeys(_UNKNOWN_PACKAGE.findall(said))
     if unknown:
         return ImageError(f"{release} has no package {', '.join(unknown)}: correct the recipe")
+    if "No space left on device" in said:
+        return ImageError(f"no space left on device while installing {release}")
     # One reason for each of a dozen files; the first will do.
     if unreachable := _UNREACHABLE.search(said):
         return ImageError(
@@ -210,8 +212,10 @@ def customise(root: Path, script: Path, *, log: IO[bytes]) -> None:
     is_ours = not resolver.exists() and not resolver.is_symlink()
     if is_ours:
         resolver.touch()  # a place to mount this machine's on
-    command = [*NAMESPACE, *_ENVIRONMENT, "sh", "-c", _ENTER, "customise"]
-    run([*command, str(root), str(script)], log=log, timeout_s=CUSTOMISE_TIMEOUT_S)
+    # Resolved, because the command goes to another folder.
+    arguments = ("customise", str(root.resolve()), str(script.resolve()))
+    command = [*NAMESPACE, *_ENVIRONMENT, "sh", "-c", _ENTER, *arguments]
+    run(command, log=log, timeout_s=CUSTOMISE_TIMEOUT_S, name=str(script))
     if is_ours:
         resolver.unlink()
 

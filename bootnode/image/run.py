@@ -42,8 +42,11 @@ def run(
     timeout_s: float,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    name: str | None = None,
 ) -> str:
     """Run `command` to its end and return its stdout; `env` is added to our own environment.
+
+    `name` is what messages call it, where the command itself would say too much.
 
     Raises:
         ImageError: it is not installed, fails, or takes longer than `timeout_s`.
@@ -56,7 +59,7 @@ def run(
             stdout, _ = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             raise ImageError(
-                f"`{shlex.join(command)}` was ended: it took longer than {timeout_s:g} s"
+                f"`{name or shlex.join(command)}` was ended: it took longer than {timeout_s:g} s"
             ) from error
         finally:
             if process.poll() is None:
@@ -65,7 +68,8 @@ def run(
     log.write(stdout)
     log.flush()
     if process.returncode:
-        raise ImageError(_failure(command, process.returncode, _tail(Path(log.name), log_begin)))
+        tail = _tail(Path(log.name), log_begin)
+        raise ImageError(_failure(name or shlex.join(command), process.returncode, tail))
     return stdout.decode(errors="replace")
 
 
@@ -104,7 +108,7 @@ def _tail(log: Path, begin: int) -> list[str]:
     return [line for line in lines if line.strip()][-SHOWN_LINES:]
 
 
-def _failure(command: Sequence[str], status: int, tail: Sequence[str]) -> str:
+def _failure(name: str, status: int, tail: Sequence[str]) -> str:
     how = f"exit status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
     said = "".join(f"\n    {line}" for line in tail) or " and said nothing"
-    return f"`{shlex.join(command)}` failed with {how}{':' if tail else ''}{said}"
+    return f"`{name}` failed with {how}{':' if tail else ''}{said}"

@@ -50,6 +50,14 @@ def test_a_failure_without_words_says_so(log: IO[bytes]) -> None:
         run(["false"], log=log, timeout_s=10)
 
 
+def test_a_command_may_have_a_name(log: IO[bytes]) -> None:
+    with pytest.raises(ImageError, match=r"^`the script` failed with exit status 1 and"):
+        run(["false"], log=log, timeout_s=10, name="the script")
+    with pytest.raises(ImageError, match=r"^`the script` was ended: it took longer than 0\.1 s$"):
+        run(["sleep", "60"], log=log, timeout_s=0.1, name="the script")
+    assert "$ sleep 60" in logged(log)
+
+
 def test_a_signal_is_named(log: IO[bytes]) -> None:
     with pytest.raises(ImageError, match="failed with signal SIGTERM"):
         run(["sh", "-c", "kill $$"], log=log, timeout_s=10)
