@@ -78,6 +78,9 @@ class Server:
         """How many requests are answered with 503 before one is served."""
         self.cut_at = 0
         """Where the first answer with content breaks off; 0 for nowhere."""
+        self.is_stuck = False
+        """Whether it breaks off without closing the connection."""
+        self.let_go = threading.Event()
         self.requests: list[str] = []
         """The `Range` header of each request that was served."""
         self.reports: list[str] = []
@@ -106,6 +109,8 @@ class Server:
                 end = server.cut_at or len(server.content)
                 server.cut_at = 0
                 self.wfile.write(server.content[start:end])
+                if server.is_stuck and end < len(server.content):
+                    server.let_go.wait(BOOT_TIMEOUT_S)
 
             def log_message(self, *_arguments: object) -> None:
                 """Be quiet."""
@@ -119,6 +124,7 @@ class Server:
         return f"http://10.0.2.2:{self.http.server_address[1]}"
 
     def aclose(self) -> None:
+        self.let_go.set()
         self.http.shutdown()
         self.http.server_close()
         self.thread.join()
@@ -341,6 +347,15 @@ def test_a_server_that_refuses_and_then_breaks_off_is_asked_for_the_rest(bench: 
     )
     assert bench.server.requests == ["", "bytes=3000000-"]
     assert f"ROOT: payload {PAYLOAD_SUM}" in said
+
+
+def test_a_connection_that_stands_still_is_given_up(bench: Bench) -> None:
+    bench.server.content = bench.archive("squashfs")
+    bench.server.cut_at, bench.server.is_stuck = 3_000_000, True
+    said = bench.boot(bench.fetched("squashfs"), until="^ROOT: done$")
+    assert re.search(r"^init: fetched 2 of \d+ MiB$", said, re.M)
+    assert re.search(r"^init: fetching \S+ failed \(nothing came for 15 s\), trying", said, re.M)
+    assert bench.server.requests == ["", "bytes=3000000-"]
 
 
 def test_a_corrupt_root_is_fetched_three_times_and_then_there_is_a_shell(bench: Bench) -> None:

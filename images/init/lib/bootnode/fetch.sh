@@ -53,27 +53,30 @@ _bytes_in() {
 # _fetch_on FILE: one connection. wget has no time limit of its own: Debian 12's busybox 1.35 crashes
 # on -T.
 _fetch_on() {
+    local wget watch status
     echo "the server sent too little" >"$STATE/fetch.log"
     wget -q -c -O "$1" "$ROOT_URL" 2>>"$STATE/fetch.log" &
-    _watch $! "$1"
-    wait $!
+    wget=$!
+    _watch "$wget" "$1" &
+    watch=$!
+    wait "$wget"
+    status=$?
+    kill "$watch" 2>/dev/null
+    return "$status"
 }
 
 # _watch PID FILE: says how far it is, and ends it when it stands still.
 _watch() {
-    local tenths=0 still=0 before=0 now
-    while kill -0 "$1" 2>/dev/null; do
-        sleep 0.1
-        tenths=$((tenths + 1)) still=$((still + 1))
+    local seconds=0 still=0 before=0 now
+    while [ "$still" -lt "$FETCH_STALL_S" ]; do
+        sleep 1
+        seconds=$((seconds + 1)) still=$((still + 1))
         now=$(_bytes_in "$2")
         [ "$now" -eq "$before" ] || still=0
         before=$now
-        if [ "$still" -ge "$((FETCH_STALL_S * 10))" ]; then
-            echo "nothing came for $FETCH_STALL_S s" >>"$STATE/fetch.log"
-            kill "$1"
-            return
-        fi
-        [ "$((tenths % (FETCH_PROGRESS_S * 10)))" -ne 0 ] ||
+        [ "$((seconds % FETCH_PROGRESS_S))" -ne 0 ] ||
             say "init: fetched $((now / MIB)) of $((ROOT_SIZE / MIB)) MiB"
     done
+    echo "nothing came for $FETCH_STALL_S s" >>"$STATE/fetch.log"
+    kill "$1"
 }
