@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from bootnode.config import Config, HttpSettings, NetworkSettings, TftpSettings, load_config
+from bootnode.image.spec import KernelSpec, RecipeFile, RootSpec
 from bootnode.nodes import NodeEntry, NodesFile, load_nodes
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +31,16 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
         (TftpSettings, "tftp."),
         (NodesFile, ""),
         (NodeEntry, ""),
+        (RecipeFile, ""),
+        (KernelSpec, "kernel."),
+        (RootSpec, "root."),
     ],
 )
 def test_every_key_is_documented(model: type[BaseModel], prefix: str) -> None:
-    text = (ROOT / "docs" / "config.md").read_text()
+    page = "images.md" if model.__module__ == "bootnode.image.spec" else "config.md"
+    text = (ROOT / "docs" / page).read_text()
     rows = set(re.findall(r"^\| `([a-z_.]+)` \|", text, re.MULTILINE))
-    nested = {"http", "tftp"}  # documented by the keys in them
+    nested = {"http", "tftp", "kernel", "root"}  # documented by the keys in them
     assert {prefix + name for name in model.model_fields if name not in nested} <= rows
 
 
