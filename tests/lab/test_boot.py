@@ -102,6 +102,7 @@ def assert_is_up(site: Site, machine: RunningVm, stages: str) -> dict[str, Any]:
     machine.wait_console(rf"root@{machine.name}", BOOT_TIMEOUT_S)
     assert status["image"].startswith("failsafe/")
     assert status["address"] in machine.console_text
+    assert "Invalid ELF header" not in machine.console_text  # nothing that looks like a fault
     return status
 
 

@@ -13,9 +13,11 @@ mount_kernel_filesystems() {
 
 quiet_kernel_messages() {
     # A kernel message in the middle of a line spoils it for whoever reads the console by program,
-    # and the shell for whoever types. Errors still come through; dmesg has the rest.
+    # and the shell for whoever types. What is critical still comes through; dmesg has the rest. Plain
+    # errors do not: busybox offers each compressed module to the kernel as it is before it unpacks
+    # it, and the kernel calls that an error.
     read -r KERNEL_MESSAGES _ </proc/sys/kernel/printk
-    dmesg -n 4
+    dmesg -n 3
 }
 
 # restore_kernel_messages: as the kernel command line has them.
