@@ -35,7 +35,7 @@ from bootnode.dhcp.pxe import Architecture
 from bootnode.dhcp.responder import Responder
 from bootnode.dhcp.server import DhcpServer, LeaseWriter
 from bootnode.errors import BootnodeError, ConfigError, StartError
-from bootnode.files import FileRoots, open_source
+from bootnode.files import FileRoots, OpenFile
 from bootnode.image.store import ImageStore
 from bootnode.ndp.server import RouterSolicitationServer
 from bootnode.nodes import Boot, NodeTable, load_site
@@ -185,21 +185,8 @@ class Daemon:
         """DHCP on one network, and the answer to router solicitations where we may give it."""
         leases = self._lease_table(settings, interface)
         is_shared = settings.dhcp == "proxy"
-        frames = net.neighbour_socket(interface)
-        solicitations: RouterSolicitationServer | None = None
-        if frames is None:
-            log.warning(
-                "interface=%s no CAP_NET_RAW: replies to new clients go by broadcast, and iPXE "
-                "will wait 16 s for an IPv6 router",
-                interface.name,
-            )
-        else:
-            solicitations = RouterSolicitationServer(
-                interface=interface,
-                frames=_keep(stack, frames),
-                journal=self.journal,
-                clock=time.time,
-            )
+        solicitations = self._solicitations(interface, stack)
+        if solicitations is not None:
             yield solicitations
         unicast = net.unicast_socket(interface)
         yield DhcpServer(
@@ -222,6 +209,25 @@ class Daemon:
             journal=self.journal,
             clock=time.time,
             on_boot=solicitations.boots if solicitations is not None else lambda _mac: None,
+        )
+
+    def _solicitations(
+        self, interface: Interface, stack: AsyncExitStack
+    ) -> RouterSolicitationServer | None:
+        """None, and said so, where we may not open a raw socket."""
+        frames = net.neighbour_socket(interface)
+        if frames is None:
+            log.warning(
+                "interface=%s no CAP_NET_RAW: replies to new clients go by broadcast, and iPXE "
+                "will wait 16 s for an IPv6 router",
+                interface.name,
+            )
+            return None
+        return RouterSolicitationServer(
+            interface=interface,
+            frames=_keep(stack, frames),
+            journal=self.journal,
+            clock=time.time,
         )
 
     def _lease_table(self, settings: NetworkSettings, interface: Interface) -> LeaseTable:
@@ -274,7 +280,7 @@ class Daemon:
     # Serve
 
     def _open_file(self, request: ReadRequest, _client: Endpoint) -> FileSource:
-        return open_source(self._roots.resolve(request.filename))
+        return OpenFile(self._roots.resolve(request.filename))
 
     def _on_transfer(self, event: TransferEvent) -> None:
         """Tell the journal what a node did by TFTP."""

@@ -75,6 +75,12 @@ class OpenFile:
     """A regular file on disk, opened once: it stays the same file if another takes its name."""
 
     def __init__(self, path: Path) -> None:
+        """Open a path that `FileRoots.resolve` gave.
+
+        Raises:
+            PermissionError: it is not a regular file any more, or not readable for this process.
+            OSError: it cannot be opened.
+        """
         # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
         self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         status = os.fstat(self._fd)
@@ -109,16 +115,6 @@ class BytesSource:
 
     def close(self) -> None:
         """Nothing to give back."""
-
-
-def open_source(path: Path) -> OpenFile:
-    """Open a path that `FileRoots.resolve` gave.
-
-    Raises:
-        PermissionError: it is not a regular file any more, or not readable for this process.
-        OSError: it cannot be opened.
-    """
-    return OpenFile(path)
 
 
 def _split(name: str) -> list[str]:

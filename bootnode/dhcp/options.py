@@ -148,36 +148,21 @@ def _raw(code: int, name: str, *, length_min: int = 1, length_max: int = 0xFFFF)
     )
 
 
-def _uint8(code: int, name: str) -> Option[int]:
+_SERIALIZE_UINT = {
+    1: values.serialize_uint8,
+    2: values.serialize_uint16,
+    4: values.serialize_uint32,
+}
+
+
+def _uint(code: int, name: str, *, length: int) -> Option[int]:
     return Option(
         code=code,
         name=name,
         parse=values.parse_uint,
-        serialize=values.serialize_uint8,
-        length_min=1,
-        length_max=1,
-    )
-
-
-def _uint16(code: int, name: str) -> Option[int]:
-    return Option(
-        code=code,
-        name=name,
-        parse=values.parse_uint,
-        serialize=values.serialize_uint16,
-        length_min=2,
-        length_max=2,
-    )
-
-
-def _uint32(code: int, name: str) -> Option[int]:
-    return Option(
-        code=code,
-        name=name,
-        parse=values.parse_uint,
-        serialize=values.serialize_uint32,
-        length_min=4,
-        length_max=4,
+        serialize=_SERIALIZE_UINT[length],
+        length_min=length,
+        length_max=length,
     )
 
 
@@ -185,19 +170,19 @@ SUBNET_MASK = _address(1, "subnet-mask")
 ROUTERS = _addresses(3, "router")
 DNS_SERVERS = _addresses(6, "domain-name-server")
 HOST_NAME = _text(12, "host-name")
-BOOT_FILE_SIZE = _uint16(13, "boot-file-size")
+BOOT_FILE_SIZE = _uint(13, "boot-file-size", length=2)
 """In blocks of 512 bytes. Never sent: EDK2 would trust it instead of TFTP's tsize."""
 DOMAIN_NAME = _text(15, "domain-name")
 ROOT_PATH = _text(17, "root-path")
-INTERFACE_MTU = _uint16(26, "interface-mtu")
+INTERFACE_MTU = _uint(26, "interface-mtu", length=2)
 BROADCAST = _address(28, "broadcast-address")
 NTP_SERVERS = _addresses(42, "ntp-servers")
 VENDOR_ENCAPSULATED = _raw(43, "vendor-specific-information")
 """What it means depends on option 60; `pxe.PxeOptions` reads the PXEClient's."""
 REQUESTED_ADDRESS = _address(50, "requested-ip-address")
-LEASE_TIME = _uint32(51, "ip-address-lease-time")
+LEASE_TIME = _uint(51, "ip-address-lease-time", length=4)
 """In seconds; 0xFFFFFFFF is for ever."""
-OVERLOAD = _uint8(52, "option-overload")
+OVERLOAD = _uint(52, "option-overload", length=1)
 """Only ever inside `Packet.parse`, which merges the fields it speaks of; never sent."""
 MESSAGE_TYPE: Option[MessageType] = Option(
     code=53,
@@ -212,10 +197,10 @@ PARAMETER_LIST: Option[tuple[int, ...]] = Option(
     code=55, name="parameter-request-list", parse=tuple, serialize=bytes, length_min=1
 )
 MESSAGE = _text(56, "message")
-MAX_MESSAGE_SIZE = _uint16(57, "maximum-dhcp-message-size")
+MAX_MESSAGE_SIZE = _uint(57, "maximum-dhcp-message-size", length=2)
 """In bytes, the IP and UDP headers included."""
-RENEWAL_TIME = _uint32(58, "renewal-time-value")
-REBINDING_TIME = _uint32(59, "rebinding-time-value")
+RENEWAL_TIME = _uint(58, "renewal-time-value", length=4)
+REBINDING_TIME = _uint(59, "rebinding-time-value", length=4)
 VENDOR_CLASS = _text(60, "vendor-class-identifier")
 # RFC 2132 wants two bytes at least; the echo of RFC 6842 needs no more than one.
 CLIENT_ID = _raw(61, "client-identifier")
@@ -268,7 +253,7 @@ IPXE_ENCAPSULATED = _raw(175, "ipxe-encapsulated", length_min=0)
 PXELINUX_MAGIC = _raw(208, "pxelinux-magic", length_min=4, length_max=4)
 PXELINUX_CONFIG_FILE = _text(209, "pxelinux-config-file")
 PXELINUX_PATH_PREFIX = _text(210, "pxelinux-path-prefix")
-PXELINUX_REBOOT_TIME = _uint32(211, "pxelinux-reboot-time")
+PXELINUX_REBOOT_TIME = _uint(211, "pxelinux-reboot-time", length=4)
 
 PXELINUX_MAGIC_VALUE = bytes.fromhex("f100747e")
 

@@ -10,7 +10,6 @@ of a tar, so capabilities of programs get lost there and in a cpio.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,7 @@ from bootnode.image.ramdisk import whole_pages
 from bootnode.image.rootfs import unpacked_bytes, walk
 from bootnode.image.run import run
 from bootnode.image.spec import Fetch, RootFormat
-from bootnode.image.store import RootFile
+from bootnode.image.store import RootFile, file_sha256
 
 ARCHIVE_TIMEOUT_S = 3600.0
 RAMDISK_FILE = "root.img"
@@ -77,7 +76,7 @@ def write_root(
     archive = output / name
     job = _Job(root=root, file=archive, epoch=epoch, log=log)
     _WRITERS[root_format](job)
-    size_bytes, sha256 = archive.stat().st_size, _sha256(archive)
+    size_bytes, sha256 = archive.stat().st_size, file_sha256(archive)
     is_mounted = root_format in MODULES
     file = name
     if root_format is RootFormat.CPIO:
@@ -169,8 +168,3 @@ def _entries(root: Path) -> Iterator[cpio.Entry]:
             owner=(status.st_uid, status.st_gid),
             mtime=int(status.st_mtime),
         )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -8,7 +8,6 @@ Limits: the newest 8 packages stay in the cache.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import IO
 
 from bootnode.errors import ImageError
 from bootnode.image.run import run
+from bootnode.image.store import file_sha256
 
 MAX_CACHED_PACKAGES = 8
 DOWNLOAD_PREFIX = ".download-"
@@ -68,7 +68,7 @@ class Packages:
         with TemporaryDirectory(dir=self.cache, prefix=DOWNLOAD_PREFIX) as empty:
             file_name, sha256 = self._location(name, Path(empty))
             file = self.cache / file_name
-            if not file.exists() or _sha256(file) != sha256:
+            if not file.exists() or file_sha256(file) != sha256:
                 self._download(name, file, sha256, Path(empty))
         file.touch()
         self._prune()
@@ -114,7 +114,7 @@ class Packages:
         command = ["apt-get", "download", "-o", "APT::Sandbox::User=root", name]
         run(command, log=self.log, timeout_s=DOWNLOAD_TIMEOUT_S, cwd=empty)
         fetched = empty / file.name
-        if not fetched.exists() or _sha256(fetched) != sha256:
+        if not fetched.exists() or file_sha256(fetched) != sha256:
             raise ImageError(f"what apt fetched for '{name}' is not {file.name}: try again")
         fetched.rename(file)
 
@@ -128,8 +128,3 @@ def _field(record: str, name: str) -> str:
     """A field of a package's record; empty when it has none."""
     match = re.search(rf"^{name}: (.*)$", record, re.M)
     return match[1] if match else ""
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -299,7 +299,7 @@ def hash_tree(*folders: Path) -> str:
                 content = b"link " + os.fsencode(path.readlink())
             elif path.is_file():
                 executable = path.stat().st_mode & 0o100
-                content = f"file {executable} {_sha256(path)}".encode()
+                content = f"file {executable} {file_sha256(path)}".encode()
             else:
                 content = b"folder"
             total.update(os.fsencode(path.relative_to(folder)) + b"\0" + content + b"\0")
@@ -321,10 +321,11 @@ def _version(name: str, contents: Contents, files: tuple[FileEntry, ...]) -> str
 
 
 def _describe(file: Path) -> FileEntry:
-    return FileEntry(name=file.name, size_bytes=file.stat().st_size, sha256=_sha256(file))
+    return FileEntry(name=file.name, size_bytes=file.stat().st_size, sha256=file_sha256(file))
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tftpy
 
-from bootnode.files import FileRoots, open_source
+from bootnode.files import FileRoots, OpenFile
 from bootnode.tftp.packet import (
     Ack,
     Data,
@@ -43,7 +43,7 @@ class Site:
         self.server = TftpServer([self.sock], self.open_file, self.events.append)
 
     def open_file(self, request: ReadRequest, client: Endpoint) -> FileSource:
-        return open_source(FileRoots([self.folder]).resolve(request.filename))
+        return OpenFile(FileRoots([self.folder]).resolve(request.filename))
 
     def add(self, name: str, size: int) -> bytes:
         """A file of random bytes, the same for the same name."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootnode import files
-from bootnode.files import BytesSource, FileRoots, open_source
+from bootnode.files import BytesSource, FileRoots, OpenFile
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_no_name_leads_out(shared_folder: Path, name: str) -> None:
 def test_an_open_file_is_read_in_pieces_and_stays_the_same(folder: Path) -> None:
     path = folder / "file"
     path.write_bytes(b"0123456789")
-    source = open_source(path)
+    source = OpenFile(path)
     path.unlink()
     path.write_bytes(b"another")
     assert source.size == 10
@@ -250,7 +250,7 @@ def test_an_open_file_is_read_in_pieces_and_stays_the_same(folder: Path) -> None
 def test_a_file_that_shrinks_gives_fewer_bytes(folder: Path) -> None:
     path = folder / "file"
     path.write_bytes(b"0123456789")
-    source = open_source(path)
+    source = OpenFile(path)
     os.truncate(path, 3)
     assert source.size == 10
     assert source.read(2, 4) == b"2"
@@ -261,13 +261,13 @@ def test_a_file_that_shrinks_gives_fewer_bytes(folder: Path) -> None:
 def test_only_regular_files_are_opened(folder: Path, name: str) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(PermissionError, match="not a regular file"):
-        open_source(folder / name)
+        OpenFile(folder / name)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_symlink_is_not_opened(folder: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
-        open_source(folder / "inner")
+        OpenFile(folder / "inner")
 
 
 def test_generated_content_reads_like_a_file() -> None:
