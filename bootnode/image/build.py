@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from bootnode.errors import ImageError
-from bootnode.image import archive, rootfs
+from bootnode.image import archive, debian, rootfs
 from bootnode.image.kernel import (
     Kernel,
     depmod,
@@ -176,7 +176,7 @@ class _Build:
 
         def make(output: Path) -> Facts:
             root = output / "root"
-            rootfs.bootstrap(system, packages, root, log=self.log)
+            debian.bootstrap(system, packages, root, log=self.log)
             busybox = self.packages.fetch(BUSYBOX_PACKAGE)
             self._add_busybox(busybox, output / "tree")
             if system.format is RootFormat.TAR_ZST:
@@ -202,9 +202,10 @@ class _Build:
             if system.customise is not None:
                 rootfs.customise(root, system.customise, log=self.log)
             rootfs.take_boot_files(root, output / "boot")
-            newest = rootfs.newest_package(root) if epoch is None else epoch
+            installed = debian.installed(root, self.log)
+            newest = installed.newest if epoch is None else epoch
             rootfs.limit_times(root, newest)
-            return {"packages": rootfs.installed_packages(root), "epoch": newest}
+            return {"packages": installed.packages, "epoch": newest}
 
         script = system.customise.read_bytes() if system.customise is not None else b""
         inputs = {

@@ -1,32 +1,31 @@
-"""The root file system of an image: Debian in a folder, then customised there.
+"""The root file system of an image in a folder: what is done with it, whatever the distribution.
 
-mmdebstrap installs the packages; `customise` puts the overlay over them and runs the recipe's
-script inside. Both happen in a mount and PID namespace of their own that ends with us, whatever
-ends us: no mount is ever seen outside, and nothing that was started stays.
+The distribution's own module (debian.py, rocky.py) installs the packages; then the overlay is put
+over them and the recipe's script runs inside. Programs run in a mount and PID namespace of their
+own that ends with us, whatever ends us: no mount is ever seen outside, and nothing that was started
+stays.
 
 Rules: nothing in a root file system names this machine: its name, resolver and machine-id are
 taken out. Files younger than the newest package get that package's time, so that the same packages
 give the same tree.
 
-Limits: an hour for each; only root can do it.
+Limits: an hour for the script; only root can do it.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from bootnode.errors import ImageError
 from bootnode.image.ramdisk import whole_pages
 from bootnode.image.run import run
-from bootnode.image.spec import System
 
-BOOTSTRAP_TIMEOUT_S = 3600.0
 CUSTOMISE_TIMEOUT_S = 3600.0
 COPY_TIMEOUT_S = 600.0
 MAX_LINKS = 40
@@ -76,8 +75,16 @@ _ENVIRONMENT = (
 # The kernel and what boots with it: they are beside the root file system, not in it.
 _BOOT_FILES = ("vmlinuz", "initrd.img")
 _OF_THIS_MACHINE = ("etc/hostname", "etc/resolv.conf", "var/lib/dbus/machine-id")
-_UNKNOWN_PACKAGE = re.compile(r"E: Unable to locate package (\S+)")
-_UNREACHABLE = re.compile(r"E: (?:Failed|Unable) to fetch (?P<url>\S+)\s+(?P<reason>.*\S)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """The packages in a root file system."""
+
+    packages: dict[str, str]
+    """Their versions."""
+    newest: int
+    """When the youngest was made, in seconds since 1970; 0 without packages."""
 
 
 def check_is_root() -> None:
@@ -86,28 +93,8 @@ def check_is_root() -> None:
         raise ImageError("an image with an operating system is built by root: use sudo")
 
 
-def bootstrap(system: System, packages: tuple[str, ...], root: Path, *, log: IO[bytes]) -> None:
-    """Install the distribution and `packages` into the folder `root`.
-
-    Raises:
-        ImageError: mmdebstrap fails, and what it said.
-    """
-    command = [
-        *NAMESPACE,
-        *("mmdebstrap", "--mode=root", "--variant=apt", "--format=directory"),
-        f"--include={','.join(packages)}",
-        # The network may be gone for a moment; a mirror that stalls must not stall us for ever.
-        *("--aptopt=Acquire::Retries 3", "--aptopt=Acquire::http::Timeout 30"),
-        *(system.release, str(root)),
-    ]
-    if system.mirror is not None:
-        command.append(system.mirror)
-    # Our own ramdisk is made in a later step; one of initramfs-tools would be thrown away.
-    environment = {"INITRD": "No", "DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        run(command, log=log, timeout_s=BOOTSTRAP_TIMEOUT_S, env=environment, name="mmdebstrap")
-    except ImageError as error:
-        raise _explained(error, system.release) or error from error
+def forget_machine(root: Path) -> None:
+    """Take out of `root` what names the machine on which it was made."""
     for name in _OF_THIS_MACHINE:
         file = root / name
         # A link is the distribution's own, which leads to where a running system has the file.
@@ -115,42 +102,6 @@ def bootstrap(system: System, packages: tuple[str, ...], root: Path, *, log: IO[
             file.unlink(missing_ok=True)
     # Empty, systemd makes one for the boot; missing, it would ask first-boot questions.
     (root / "etc/machine-id").write_bytes(b"")
-
-
-def _explained(error: ImageError, release: str) -> ImageError | None:
-    """What apt's words mean for who wrote the recipe; None if we do not know better."""
-    said = str(error)
-    unknown = dict.fromkeys(_UNKNOWN_PACKAGE.findall(said))
-    if unknown:
-        return ImageError(f"{release} has no package {', '.join(unknown)}: correct the recipe")
-    if "No space left on device" in said:
-        return ImageError(f"no space left on device while installing {release}")
-    # One reason for each of a dozen files; the first will do.
-    if unreachable := _UNREACHABLE.search(said):
-        return ImageError(
-            f"cannot fetch {unreachable['url']}: {unreachable['reason']} "
-            "(check this machine's network, or set `mirror` in the recipe)"
-        )
-    return None
-
-
-def installed_packages(root: Path) -> dict[str, str]:
-    """The version of each Debian package that is installed in `root`."""
-    status = root / "var/lib/dpkg/status"
-    records = status.read_text(encoding="utf-8").split("\n\n") if status.exists() else []
-    found: dict[str, str] = {}
-    for record in records:
-        fields = dict(line.split(": ", 1) for line in record.splitlines() if ": " in line)
-        if fields.get("Status", "").endswith(" installed"):
-            found[fields["Package"]] = fields["Version"]
-    return found
-
-
-def newest_package(root: Path) -> int:
-    """When the youngest installed package was made, in seconds since 1970; 0 without packages."""
-    # dpkg keeps the times of what comes in a package, and these files always do.
-    sums = (root / "var/lib/dpkg/info").glob("*.md5sums")
-    return max((int(file.stat().st_mtime) for file in sums), default=0)
 
 
 def copy_root(source: Path, target: Path, *, log: IO[bytes]) -> None:

@@ -23,8 +23,8 @@ LEVELS = {
         control files net notify state
         dhcp/server tftp/server ndp/server
         web/app web/sendfile web/status
-        image/archive image/build image/kernel image/modules image/packages image/ramdisk
-        image/rootfs image/run image/steps image/store
+        image/archive image/build image/debian image/kernel image/modules image/packages
+        image/ramdisk image/rootfs image/run image/steps image/store
         lab/acceleration lab/console lab/control lab/host lab/process lab/qemu
         lab/requirements lab/vm
     """,

@@ -1,0 +1,78 @@
+"""Debian by mmdebstrap: what it is asked for, and what its words mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from bootnode.errors import ImageError
+from bootnode.image import debian
+from bootnode.image.rootfs import Installed
+from bootnode.image.spec import Fetch, RootFormat, System
+
+PACKAGE_TIME = 1_000_000_000
+SYSTEM = System(
+    distribution="debian",
+    release="bookworm",
+    mirror=None,
+    packages=(),
+    overlay=None,
+    customise=None,
+    format=RootFormat.SQUASHFS,
+    fetch=Fetch.INIT,
+)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[IO[bytes]]:
+    with (tmp_path / "build.log").open("wb") as file:
+        yield file
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mirror", [None, "http://mirror.example/debian"])
+def test_the_packages_and_the_mirror_go_to_mmdebstrap(
+    mmdebstrap: Path, tmp_path: Path, log: IO[bytes], mirror: str | None
+) -> None:
+    root = tmp_path / "root"
+    system = replace(SYSTEM, mirror=mirror)
+    debian.bootstrap(system, ("linux-image-test", "systemd"), root, log=log)
+    words = mmdebstrap.read_text().split()
+    assert "--include=linux-image-test,systemd" in words
+    at = words.index("bookworm")
+    assert words[at:] == ["bookworm", str(root), *([mirror] if mirror else [])]
+    assert not (root / "etc/hostname").exists()
+    assert not (root / "etc/resolv.conf").exists()
+    assert (root / "etc/machine-id").read_bytes() == b""
+    packages = {"base": "1.0", "linux-image-test": "6.1.0-1"}
+    assert debian.installed(root, log) == Installed(packages=packages, newest=PACKAGE_TIME)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("E: Unable to locate package cutl", "^bookworm has no package cutl: correct the recipe$"),
+        (
+            "E: Failed to fetch http://mirror.example/InRelease  Temporary failure resolving 'm'",
+            "^cannot fetch http://mirror.example/InRelease: Temporary failure resolving 'm' ",
+        ),
+        ("tar: ./usr: No space left on device", "^no space left on device while installing book"),
+        ("E: something else", "^`mmdebstrap` failed with exit status 25:\n    E: something else"),
+    ],
+)
+def test_what_apt_says_is_explained(
+    mmdebstrap: Path, tmp_path: Path, log: IO[bytes], said: str, message: str
+) -> None:
+    tool = tmp_path / "bin/mmdebstrap"
+    tool.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 25\n')
+    with pytest.raises(ImageError, match=message):
+        debian.bootstrap(SYSTEM, ("systemd",), tmp_path / "root", log=log)
+
+
+def test_a_root_without_packages(tmp_path: Path, log: IO[bytes]) -> None:
+    assert debian.installed(tmp_path, log) == Installed(packages={}, newest=0)
