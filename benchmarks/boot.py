@@ -59,8 +59,8 @@ CLOUD_MODULES = ("virtio_net", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mo
 def recipes() -> tuple[Recipe, Recipe]:
     """The failsafe with Debian's kernel for virtual machines, and as it comes."""
     metal = load_recipe(recipes_folder() / "failsafe")
-    spec = {"package": "linux-image-cloud-amd64", "modules": CLOUD_MODULES}
-    cloud = replace(metal, name="failsafe-cloud", kernel=metal.kernel.model_copy(update=spec))
+    spec = replace(metal.kernel, package="linux-image-cloud-amd64", modules=CLOUD_MODULES)
+    cloud = replace(metal, name="failsafe-cloud", kernel=spec)
     return cloud, metal
 
 

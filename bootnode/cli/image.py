@@ -19,7 +19,6 @@ from bootnode.cli.common import (
 from bootnode.errors import ImageError
 
 if TYPE_CHECKING:
-    from bootnode.image.steps import Progress
     from bootnode.image.store import ImageStore, ImageVersion
 
 
@@ -36,12 +35,18 @@ def add_commands(commands: Commands) -> None:
         example="bootnode image build failsafe",
     )
     build.add_argument("name", metavar="NAME", help="the recipe's name, or the path of its folder")
-    build.add_argument(
+    steps = build.add_mutually_exclusive_group()
+    steps.add_argument(
         "--from",
         dest="begin",
         metavar="STEP",
         help="do this step and those after it even if nothing has changed; "
         "`--from rootfs` takes the newest packages",
+    )
+    steps.add_argument(
+        "--only",
+        metavar="STEP",
+        help="do this step alone, on the results of the others as they are",
     )
     add_command(
         verbs,
@@ -78,45 +83,46 @@ def _store(arguments: argparse.Namespace) -> ImageStore:
 
 
 def run_build(arguments: argparse.Namespace) -> int:
-    """Build, a line a step."""
-    from bootnode.image.build import build_image
+    """Build, showing how far it is."""
+    from bootnode.cli.progress import show_progress
+    from bootnode.image.build import build_image, build_step, steps_of
     from bootnode.image.spec import load_recipe
 
     config = read_config(arguments)
     recipe = load_recipe(_recipe_folder(arguments.name, arguments.config))
-    version = build_image(
-        recipe,
-        _store(arguments),
-        cache=config.state_dir / "cache",
-        report=print_progress,
-        begin=arguments.begin,
-    )
-    print(f"{version.name} {version.version} is what nodes get now, in {version.folder}")
+    store, cache = _store(arguments), config.state_dir / "cache"
+    version: ImageVersion | None
+    try:
+        with show_progress(steps_of(recipe)) as report:
+            if arguments.only is not None:
+                version = build_step(recipe, store, arguments.only, cache=cache, report=report)
+            else:
+                version = build_image(
+                    recipe, store, cache=cache, report=report, begin=arguments.begin
+                )
+    finally:
+        # Also when it failed: that is when somebody wants to read it.
+        if (log := cache / f"{recipe.name}.log").exists():
+            print(f"the whole log: {log}", file=sys.stderr)
+    if version is not None:
+        print(f"{version.name} {version.version} is what nodes get now, in {version.folder}")
+    else:
+        print(f"{arguments.only} is done; nodes get what they got before")
     return 0
 
 
 def _recipe_folder(name: str, config: Path) -> Path:
     """A path as it is; a name from `images/` beside the configuration, then from ours."""
-    from bootnode.image.spec import RECIPE_FILE, recipes_folder
+    from bootnode.image.spec import find_recipes, recipes_folder
 
     if "/" in name:
         return Path(name)
     places = [config.absolute().parent / "images", recipes_folder()]
     for place in places:
-        if (place / name / RECIPE_FILE).is_file():
+        if place / name in find_recipes([place]):
             return place / name
-    known = sorted({entry.parent.name for p in places for entry in p.glob(f"*/{RECIPE_FILE}")})
+    known = sorted({folder.name for folder in find_recipes(places)})
     raise ImageError(f"there is no recipe '{name}' (there are: {', '.join(known) or 'none'})")
-
-
-def print_progress(progress: Progress) -> None:
-    """Print a line for each step that has ended, and on a terminal what runs now."""
-    if progress.is_skipped:
-        print(f"        -    {progress.step}: skipped, nothing changed", flush=True)
-    elif progress.seconds is not None:
-        print(f"{progress.seconds:7.1f} s  {progress.step}: {progress.detail}", flush=True)
-    elif sys.stdout.isatty():
-        print(f"           {progress.step}: {progress.detail} …", end="\r", flush=True)
 
 
 def run_list(arguments: argparse.Namespace) -> int:

@@ -13,11 +13,12 @@ The same packages, recipe and init give the same files: times are SOURCE_DATE_EP
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -35,13 +36,14 @@ from bootnode.image.packages import DOWNLOAD_PREFIX, Package, Packages
 from bootnode.image.ramdisk import write_ramdisk
 from bootnode.image.run import run
 from bootnode.image.spec import RECIPE_FILE, Fetch, Recipe, RootFormat, System, init_folder
-from bootnode.image.steps import Facts, Report, Result, Steps
+from bootnode.image.steps import Facts, Progress, Report, Result, Steps
 from bootnode.image.store import (
     Contents,
     ImageStore,
     ImageVersion,
     Provenance,
     RootFile,
+    file_sha256,
     hash_tree,
 )
 
@@ -52,8 +54,15 @@ UNPACKER = "usr/bin/zstd"
 """What init unpacks a tar.zst with: busybox cannot."""
 UNPACKER_PACKAGE = "zstd"
 LDD_TIMEOUT_S = 60.0
-RAMDISK_STEPS = ("packages", "kernel", "ramdisk")
-SYSTEM_STEPS = ("rootfs", "customise", "archive", "kernel", "ramdisk")
+PUBLISH = "publish"
+RAMDISK_STEPS = ("packages", "kernel", "ramdisk", PUBLISH)
+SYSTEM_STEPS = ("rootfs", "customise", "archive", "kernel", "ramdisk", PUBLISH)
+BIGGEST_FOLDERS = 5
+"""How many an error names when a tree is over its limit."""
+
+
+def no_report(_progress: Progress) -> None:
+    """For whoever does not want to know."""
 
 
 def build_image(
@@ -61,7 +70,7 @@ def build_image(
     store: ImageStore,
     *,
     cache: Path,
-    report: Report = lambda _progress: None,
+    report: Report = no_report,
     begin: str | None = None,
 ) -> ImageVersion:
     """Build `recipe`, publish it in `store` and return the version; `cache` keeps what was made.
@@ -72,7 +81,48 @@ def build_image(
     Raises:
         ImageError: a step failed; what was published before is untouched.
     """
-    anew = _steps_from(recipe, begin)
+    known = steps_of(recipe)
+    anew = known[known.index(_known_step(recipe, begin)) :] if begin is not None else ()
+    with _workshop(recipe, store, cache, report, anew=frozenset(anew)) as build:
+        return build.publish(store)
+
+
+def build_step(
+    recipe: Recipe, store: ImageStore, step: str, *, cache: Path, report: Report = no_report
+) -> ImageVersion | None:
+    """Do one step alone, on the results of the others as they are; `publish` returns a version.
+
+    Raises:
+        ImageError: it failed, or a step before it was never made.
+    """
+    only = _known_step(recipe, step)
+    with _workshop(recipe, store, cache, report, anew=frozenset({only}), only=only) as build:
+        return build.do(only, store)
+
+
+def steps_of(recipe: Recipe) -> tuple[str, ...]:
+    """The names of the steps, in their order."""
+    return SYSTEM_STEPS if recipe.system is not None else RAMDISK_STEPS
+
+
+def _known_step(recipe: Recipe, step: str) -> str:
+    known = steps_of(recipe)
+    if step not in known:
+        raise ImageError(f"'{recipe.name}' has no step '{step}' (want one of {', '.join(known)})")
+    return step
+
+
+@contextmanager
+def _workshop(
+    recipe: Recipe,
+    store: ImageStore,
+    cache: Path,
+    report: Report,
+    *,
+    anew: frozenset[str],
+    only: str | None = None,
+) -> Iterator[_Build]:
+    """A build of `recipe`, the only one in this store, with its log open and leftovers gone."""
     if recipe.system is not None:
         rootfs.check_is_root()
     try:
@@ -81,11 +131,17 @@ def build_image(
             for leftover in cache.glob(f"{DOWNLOAD_PREFIX}*"):
                 shutil.rmtree(leftover)
             with (cache / f"{recipe.name}.log").open("wb") as log:
-                steps = Steps(cache=cache / recipe.name, log=log, report=report, anew=anew)
+                steps = Steps(
+                    cache=cache / recipe.name, log=log, report=report, anew=anew, only=only
+                )
                 steps.remove_leftovers()
-                packages = Packages(cache=cache, log=log)
-                build = _Build(recipe=recipe, steps=steps, packages=packages, log=log)
-                return build.run(store, staging / "version")
+                yield _Build(
+                    recipe=recipe,
+                    steps=steps,
+                    apt=Packages(cache=cache, log=log),
+                    log=log,
+                    staged=staging / "version",
+                )
     except OSError as error:
         place = error.filename or store.folder
         raise ImageError(
@@ -93,60 +149,89 @@ def build_image(
         ) from error
 
 
-def _steps_from(recipe: Recipe, begin: str | None) -> frozenset[str]:
-    known = SYSTEM_STEPS if recipe.system is not None else RAMDISK_STEPS
-    if begin is None:
-        return frozenset()
-    if begin not in known:
-        raise ImageError(f"'{recipe.name}' has no step '{begin}' (want one of {', '.join(known)})")
-    return frozenset(known[known.index(begin) :])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """What every image is made of, whichever way it was made."""
-
-    kernel: Result
-    """`vmlinuz`, and the modules for the ramdisk in `tree`."""
-    programs: Result
-    """`tree` with busybox, and what else init needs."""
-    root: Result | None
-    """The root file system's archive, with a RootFile as its facts."""
-    packages: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Build:
+    """The results of the steps, each made when it is first asked for, after those it needs."""
+
     recipe: Recipe
     steps: Steps
-    packages: Packages
+    apt: Packages
     log: IO[bytes]
+    staged: Path
+    """A folder that is not there yet, on the file system of the store."""
 
-    def run(self, store: ImageStore, staged: Path) -> ImageVersion:
-        system = self.recipe.system
-        parts = self._ramdisk_parts() if system is None else self._system_parts(system)
-        ramdisk = self._ramdisk(parts)
-        with self.steps.step("publish", self.recipe.name):
-            staged.mkdir()
-            for file in _published(parts, ramdisk):
-                _place(file, staged / file.name)
-            contents = self._contents(parts, ramdisk)
+    def do(self, step: str, store: ImageStore) -> ImageVersion | None:
+        """Have the result of one step."""
+        if step == PUBLISH:
+            return self.publish(store)
+        getattr(self, step)
+        return None
+
+    def publish(self, store: ImageStore) -> ImageVersion:
+        """Make what the steps made the current version."""
+        files = list(self._files())
+        contents = self._contents()
+        self._check_limit("ram", contents.ram_bytes, "takes")
+        with self.steps.step(PUBLISH, self.recipe.name) as ended:
+            self.staged.mkdir()
+            for file in files:
+                _place(file, self.staged / file.name)
             provenance = Provenance(
-                recipe_sha256=hash_tree(self.recipe.folder, init_folder(self.recipe)),
-                packages=parts.packages,
+                recipe_sha256=hash_tree(
+                    *self.recipe.bases, self.recipe.folder, init_folder(self.recipe)
+                ),
+                packages=self._installed(),
             )
-            return store.publish(self.recipe.name, staged, contents, provenance)
+            ended.size_bytes = sum(file.stat().st_size for file in files)
+            return store.publish(self.recipe.name, self.staged, contents, provenance)
+
+    @property
+    def _system(self) -> System:
+        if self.recipe.system is None:
+            raise ImageError(f"'{self.recipe.name}' is a ramdisk alone: it has no root file system")
+        return self.recipe.system
+
+    def _check_limit(self, name: str, size_bytes: int, takes: str, detail: str = "") -> None:
+        limit = getattr(self.recipe.limits, name)
+        if limit is not None and size_bytes > limit:
+            raise ImageError(
+                f"'{self.recipe.name}' {takes} {mib(size_bytes)}, "
+                f"over limits.{name} of {mib(limit)}{detail}"
+            )
 
     # A ramdisk alone
 
-    def _ramdisk_parts(self) -> _Parts:
-        with self.steps.step("packages", f"{self.recipe.kernel.package} and {BUSYBOX_PACKAGE}"):
-            package = self.packages.fetch_kernel(self.recipe.kernel.package)
-            busybox = self.packages.fetch(BUSYBOX_PACKAGE)
+    @cached_property
+    def packages(self) -> Result:
+        """Kernel and busybox as packages: facts of each under `kernel` and `busybox`."""
+        kernel = self.recipe.kernel.package
+
+        def make(output: Path) -> Facts:
+            found = {
+                "kernel": self.apt.fetch_kernel(kernel),
+                "busybox": self.apt.fetch(BUSYBOX_PACKAGE),
+            }
+            for package in found.values():
+                _place(package.file, output / package.file.name)
+            return {
+                role: {**asdict(package), "file": package.file.name}
+                for role, package in found.items()
+            }
+
+        inputs = {"names": [kernel, BUSYBOX_PACKAGE], "apt": self.apt.state()}
+        return self.steps.make("packages", f"{kernel} and {BUSYBOX_PACKAGE}", inputs, make)
+
+    def _package(self, role: str) -> Package:
+        step = self.packages
+        facts = step.facts[role]
+        return Package(**{**facts, "file": step.folder / facts["file"]})
+
+    def _kernel_of_package(self) -> Result:
+        package, busybox = self._package("kernel"), self._package("busybox")
 
         def make(output: Path) -> Facts:
             folder = output / "unpacked"
-            self.packages.unpack(package, folder)
+            self.apt.unpack(package, folder)
             kernel = kernel_of_package(folder, package.name)
             depmod(kernel.top, kernel.release, log=self.log)
             facts = self._pack(kernel, self._modules(), output)
@@ -154,21 +239,18 @@ class _Build:
             self._add_busybox(busybox, output / "tree")
             return facts
 
-        inputs = {"packages": [package.sha256, busybox.sha256], "modules": self._modules()}
-        made = self.steps.make("kernel", f"{package.name} {package.version}", inputs, make)
-        versions = {package.name: package.version, busybox.name: busybox.version}
-        return _Parts(kernel=made, programs=made, root=None, packages=versions)
+        inputs = {
+            "packages": [package.sha256, busybox.sha256],
+            "modules": self._modules(),
+        }
+        return self.steps.make("kernel", f"{package.name} {package.version}", inputs, make)
 
     # An operating system
 
-    def _system_parts(self, system: System) -> _Parts:
-        base = self._rootfs(system)
-        tree = self._customise(system, base)
-        root = self._archive(system, tree)
-        kernel = self._kernel(system, tree)
-        return _Parts(kernel=kernel, programs=base, root=root, packages=tree.facts["packages"])
-
-    def _rootfs(self, system: System) -> Result:
+    @cached_property
+    def rootfs(self) -> Result:
+        """`root` as the distribution installs it, and `tree` with the programs that init needs."""
+        system = self._system
         names = {*system.packages, self.recipe.kernel.package}
         if system.format is RootFormat.TAR_ZST:
             names.add(UNPACKER_PACKAGE)
@@ -177,7 +259,7 @@ class _Build:
         def make(output: Path) -> Facts:
             root = output / "root"
             debian.bootstrap(system, packages, root, log=self.log)
-            busybox = self.packages.fetch(BUSYBOX_PACKAGE)
+            busybox = self.apt.fetch(BUSYBOX_PACKAGE)
             self._add_busybox(busybox, output / "tree")
             if system.format is RootFormat.TAR_ZST:
                 self._add_unpacker(root, output / "tree")
@@ -191,33 +273,53 @@ class _Build:
         detail = f"{system.distribution} {system.release}, {len(packages)} packages and their needs"
         return self.steps.make("rootfs", detail, inputs, make)
 
-    def _customise(self, system: System, base: Result) -> Result:
+    @cached_property
+    def customise(self) -> Result:
+        """`root` with overlays and scripts, and its kernels in `boot`."""
+        system, base = self._system, self.rootfs
         epoch = source_date_epoch() if "SOURCE_DATE_EPOCH" in os.environ else None
 
         def make(output: Path) -> Facts:
             root = output / "root"
             rootfs.copy_root(base.folder / "root", root, log=self.log)
-            if system.overlay is not None:
-                rootfs.put_overlay(system.overlay, root)
-            if system.customise is not None:
-                rootfs.customise(root, system.customise, log=self.log)
+            for overlay in system.overlays:
+                rootfs.put_overlay(overlay, root)
+            for script in system.scripts:
+                rootfs.customise(root, script, log=self.log)
             rootfs.take_boot_files(root, output / "boot")
             installed = debian.installed(root, self.log)
             newest = installed.newest if epoch is None else epoch
             rootfs.limit_times(root, newest)
-            return {"packages": installed.packages, "epoch": newest}
+            return {
+                "packages": installed.packages,
+                "epoch": newest,
+                "tree_bytes": rootfs.unpacked_bytes(root),
+            }
 
-        script = system.customise.read_bytes() if system.customise is not None else b""
         inputs = {
             "base": base.mark,
-            "overlay": hash_tree(system.overlay) if system.overlay is not None else None,
-            "script": hashlib.sha256(script).hexdigest(),
+            "overlays": [hash_tree(overlay) for overlay in system.overlays],
+            "scripts": [file_sha256(script) for script in system.scripts],
             "epoch": epoch,
         }
-        named = [path.name for path in (system.overlay, system.customise) if path is not None]
-        return self.steps.make("customise", " and ".join(named) or "nothing", inputs, make)
+        named = [path.name for path in (*system.overlays, *system.scripts)]
+        made = self.steps.make("customise", ", ".join(named) or "nothing", inputs, make)
+        self._check_tree(made)
+        return made
 
-    def _archive(self, system: System, tree: Result) -> Result:
+    def _check_tree(self, tree: Result) -> None:
+        size, limit = tree.facts["tree_bytes"], self.recipe.limits.tree
+        if limit is None or size <= limit:
+            return
+        biggest = rootfs.biggest_folders(tree.folder / "root", BIGGEST_FOLDERS)
+        named = ", ".join(f"{folder} {mib(size_bytes)}" for folder, size_bytes in biggest)
+        self._check_limit("tree", size, "unpacked takes", f" (the biggest: {named})")
+
+    @cached_property
+    def archive(self) -> Result:
+        """The root file system as the one file that nodes get, with a RootFile as its facts."""
+        system, tree = self._system, self.customise
+
         def make(output: Path) -> Facts:
             root = tree.folder / "root"
             epoch = tree.facts["epoch"]
@@ -227,9 +329,12 @@ class _Build:
             return written.model_dump()
 
         inputs = {"tree": tree.mark, "format": system.format, "fetch": system.fetch}
-        return self.steps.make("archive", f"root.{system.format}", inputs, make)
+        made = self.steps.make("archive", f"root.{system.format}", inputs, make)
+        self._check_limit("file", made.facts["size_bytes"], "packed takes")
+        return made
 
-    def _kernel(self, system: System, tree: Result) -> Result:
+    def _kernel_of_root(self, system: System) -> Result:
+        tree = self.customise
         modules = [*self._modules(), *archive.MODULES.get(system.format, ())]
 
         def make(output: Path) -> Facts:
@@ -240,6 +345,12 @@ class _Build:
         return self.steps.make("kernel", self.recipe.kernel.package, inputs, make)
 
     # What both have
+
+    @cached_property
+    def kernel(self) -> Result:
+        """`vmlinuz`, and the modules for the ramdisk in `tree`."""
+        system = self.recipe.system
+        return self._kernel_of_package() if system is None else self._kernel_of_root(system)
 
     def _modules(self) -> list[str]:
         return [*self.recipe.kernel.modules, *self.recipe.kernel.load]
@@ -254,7 +365,7 @@ class _Build:
 
     def _add_busybox(self, package: Package, tree: Path) -> None:
         folder = tree.with_name("busybox")
-        self.packages.unpack(package, folder)
+        self.apt.unpack(package, folder)
         found = [
             path for path in (folder / "bin", folder / "usr/bin") if (path / "busybox").exists()
         ]
@@ -280,15 +391,19 @@ class _Build:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(rootfs.inside(root, Path(library)), target)
 
-    def _ramdisk(self, parts: _Parts) -> Result:
+    @cached_property
+    def ramdisk(self) -> Result:
+        """`initrd.img`: init, its programs, and the modules that reach the network."""
         init = init_folder(self.recipe)
         load = self.recipe.kernel.load
         epoch = source_date_epoch()
+        programs = self.kernel if self.recipe.system is None else self.rootfs
+        kernel = self.kernel
 
         def make(output: Path) -> Facts:
             tree = output / "tree"
             # Both are one for a ramdisk alone; copied twice it would meet its own links.
-            for source in dict.fromkeys((parts.programs.folder, parts.kernel.folder)):
+            for source in dict.fromkeys((programs.folder, kernel.folder)):
                 _copy(source / "tree", tree)
             _copy(init, tree)
             (tree / "init").chmod(0o755)
@@ -300,32 +415,44 @@ class _Build:
             return {"ram_bytes": written.ram_bytes}
 
         inputs = {
-            "kernel": parts.kernel.mark,
-            "programs": parts.programs.mark,
+            "kernel": kernel.mark,
+            "programs": programs.mark,
             "init": hash_tree(init),
             "load": load,
             "epoch": epoch,
         }
         return self.steps.make("ramdisk", INITRD_FILE, inputs, make)
 
-    def _contents(self, parts: _Parts, ramdisk: Result) -> Contents:
-        root = RootFile.model_validate(parts.root.facts) if parts.root is not None else None
+    def _root(self) -> Result | None:
+        return self.archive if self.recipe.system is not None else None
+
+    def _files(self) -> Iterator[Path]:
+        """The files of a version, in the order in which the steps make them."""
+        if (root := self._root()) is not None:
+            yield from root.folder.iterdir()
+        yield self.kernel.folder / KERNEL_FILE
+        yield self.ramdisk.folder / INITRD_FILE
+
+    def _installed(self) -> dict[str, str]:
+        """The version of each package that the image is made of."""
+        if self.recipe.system is not None:
+            installed: dict[str, str] = self.customise.facts["packages"]
+            return installed
+        found = (self._package("kernel"), self._package("busybox"))
+        return {package.name: package.version for package in found}
+
+    def _contents(self) -> Contents:
+        made = self._root()
+        root = RootFile.model_validate(made.facts) if made is not None else None
         in_ramdisk = root is not None and root.fetch == Fetch.RAMDISK
         return Contents(
             kernel=KERNEL_FILE,
             initrds=(INITRD_FILE, archive.RAMDISK_FILE) if in_ramdisk else (INITRD_FILE,),
             kernel_args=self.recipe.kernel_args,
-            kernel_release=parts.kernel.facts["release"],
-            ram_bytes=ramdisk.facts["ram_bytes"] + (root.ram_bytes if root is not None else 0),
+            kernel_release=self.kernel.facts["release"],
+            ram_bytes=self.ramdisk.facts["ram_bytes"] + (root.ram_bytes if root is not None else 0),
             root=root,
         )
-
-
-def _published(parts: _Parts, ramdisk: Result) -> Iterable[Path]:
-    yield parts.kernel.folder / KERNEL_FILE
-    yield ramdisk.folder / INITRD_FILE
-    if parts.root is not None:
-        yield from parts.root.folder.iterdir()
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -350,3 +477,8 @@ def source_date_epoch() -> int:
     if not text.isascii() or not text.isdigit():
         raise ImageError(f"SOURCE_DATE_EPOCH is '{text}' (want seconds since 1970)")
     return int(text)
+
+
+def mib(size_bytes: int) -> str:
+    """A size as recipes write it, rounded up."""
+    return f"{-(-size_bytes // (1 << 20))} MiB"

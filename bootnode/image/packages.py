@@ -9,6 +9,7 @@ Limits: the newest 8 packages stay in the cache.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,11 @@ LOOKUP_TIMEOUT_S = 60.0
 DOWNLOAD_TIMEOUT_S = 1800.0
 UNPACK_TIMEOUT_S = 600.0
 _READ_BYTES = 1 << 20
+_APT_PLACES = (
+    *("LISTS", "Dir::State::lists/d"),
+    *("SOURCES", "Dir::Etc::sourcelist/f", "PARTS", "Dir::Etc::sourceparts/d"),
+)
+"""Where apt keeps what it knows, as apt-config is asked: a name of ours and its own, by turns."""
 # 'http://…' linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb 70550672 SHA256:…
 _URI_LINE = re.compile(
     r"^'[^']+' (?P<file>[^\s/]+\.deb) \d+ SHA256:(?P<sha256>[0-9a-f]{64})$", re.M
@@ -81,6 +87,15 @@ class Packages:
             log=self.log,
             timeout_s=UNPACK_TIMEOUT_S,
         )
+
+    def state(self) -> list[str]:
+        """Another one whenever apt may know of other packages: its lists or sources changed."""
+        # Folders change with what is put into them; a changed line in a file does not touch them.
+        command = ["apt-config", "shell", *_APT_PLACES]
+        said = run(command, log=self.log, timeout_s=LOOKUP_TIMEOUT_S)
+        places = [Path(word.partition("=")[2]) for word in shlex.split(said)]
+        files = [file for place in places for file in (place, *sorted(place.glob("*")))]
+        return [f"{file} {file.stat().st_mtime_ns}" for file in files if file.exists()]
 
     def _show(self, name: str) -> str:
         try:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,7 @@ from bootnode.image.run import run
 
 CUSTOMISE_TIMEOUT_S = 3600.0
 COPY_TIMEOUT_S = 600.0
+FOLDER_DEPTH = 3
 MAX_LINKS = 40
 """How many symbolic links a path may lead through, as in Linux."""
 
@@ -196,6 +198,17 @@ def walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
             path = Path(folder) / name
             yield path, path.lstat()
         yield Path(folder), Path(folder).lstat()
+
+
+def biggest_folders(root: Path, count: int) -> list[tuple[str, int]]:
+    """The folders up to three levels deep that hold most, with their bytes, the biggest first."""
+    sizes: Counter[str] = Counter()
+    for path, status in walk(root):
+        if stat.S_ISREG(status.st_mode):
+            sizes["/" + "/".join(path.relative_to(root).parts[:-1][:FOLDER_DEPTH])] += (
+                status.st_size
+            )
+    return sizes.most_common(count)
 
 
 def unpacked_bytes(root: Path) -> int:

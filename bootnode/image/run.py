@@ -23,6 +23,7 @@ _TAIL_BYTES = 16 << 10
 
 _PACKAGES = {
     "apt-cache": "apt",
+    "apt-config": "apt",
     "apt-get": "apt",
     "depmod": "kmod",
     "dpkg-deb": "dpkg",

@@ -31,7 +31,7 @@ LEVELS = {
     3: """
         daemon
         lab/demo lab/lab lab/supervisor
-        cli/check cli/common cli/image cli/lab cli/node cli/status
+        cli/check cli/common cli/image cli/lab cli/node cli/progress cli/status
     """,
 }
 """Every module of the package and its level; the `__init__.py` of folders have none."""

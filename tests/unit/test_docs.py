@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from bootnode.config import Config, HttpSettings, NetworkSettings, TftpSettings, load_config
-from bootnode.image.spec import KernelSpec, RecipeFile, RootSpec
+from bootnode.image.spec import KernelKeys, LimitKeys, RecipeFile, RootKeys, load_recipe
 from bootnode.nodes import NodeEntry, NodesFile, load_nodes
 
 ROOT = Path(__file__).parents[2]
@@ -32,15 +32,16 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
         (NodesFile, ""),
         (NodeEntry, ""),
         (RecipeFile, ""),
-        (KernelSpec, "kernel."),
-        (RootSpec, "root."),
+        (KernelKeys, "kernel."),
+        (LimitKeys, "limits."),
+        (RootKeys, "root."),
     ],
 )
 def test_every_key_is_documented(model: type[BaseModel], prefix: str) -> None:
     page = "images.md" if model.__module__ == "bootnode.image.spec" else "config.md"
     text = (ROOT / "docs" / page).read_text()
     rows = set(re.findall(r"^\| `([a-z_.]+)` \|", text, re.MULTILINE))
-    nested = {"http", "tftp", "kernel", "root"}  # documented by the keys in them
+    nested = {"http", "tftp", "kernel", "limits", "root"}  # documented by the keys in them
     assert {prefix + name for name in model.model_fields if name not in nested} <= rows
 
 
@@ -51,8 +52,18 @@ def test_yaml_examples_load(page: Path, tmp_path: Path) -> None:
         file.write_text(block)
         if "networks:" in block:
             assert load_config(file).networks
+        elif "description:" in block:
+            assert load_recipe(recipe_of(block, tmp_path / "mine")).description
         else:
             assert len(load_nodes(file))
+
+
+def recipe_of(text: str, folder: Path) -> Path:
+    """The recipe with what its text names beside it."""
+    (folder / "overlay").mkdir(parents=True)
+    (folder / "customise").touch()
+    (folder / "image.yaml").write_text(text)
+    return folder
 
 
 def commands() -> list[str]:

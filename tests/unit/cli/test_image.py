@@ -8,10 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from bootnode.cli.image import print_progress
-from bootnode.image.steps import Progress
 from bootnode.image.store import Contents, ImageStore, Provenance, RootFile
 
 Run = Callable[..., Any]
@@ -86,20 +82,15 @@ def test_show_tells_of_the_root_file_system(run: Run, folder: Path) -> None:
         assert found[1] == f"erofs, fetched by {by}, 143.0 MB in RAM"
 
 
-def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    print_progress(Progress(step="rootfs", detail="debian"))
-    print_progress(Progress(step="rootfs", detail="debian", seconds=38.04))
-    print_progress(Progress(step="archive", detail="x", seconds=0.0, is_skipped=True))
-    assert capsys.readouterr().out == (
-        "   38.0 s  rootfs: debian\n        -    archive: skipped, nothing changed\n"
-    )
-
-
 def test_a_step_that_is_none(run: Run) -> None:
     outcome = run("image", "build", "failsafe", "--from", "rootfs")
     assert outcome.status == 1
     assert outcome.err == (
-        "bootnode: 'failsafe' has no step 'rootfs' (want one of packages, kernel, ramdisk)\n"
+        "bootnode: 'failsafe' has no step 'rootfs' "
+        "(want one of packages, kernel, ramdisk, publish)\n"
+    )
+    assert run("image", "build", "failsafe", "--only", "nothing").err.startswith(
+        "bootnode: 'failsafe' has no step 'nothing'"
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bootnode.errors import ImageError
-from bootnode.image.build import build_image
+from bootnode.image.build import build_image, build_step
 from bootnode.image.spec import load_recipe
 from bootnode.image.steps import Progress
 from bootnode.image.store import ImageStore, ImageVersion
@@ -65,8 +65,17 @@ class Workshop:
             begin=begin,
         )
         ended = [progress for progress in reports if progress.seconds is not None]
-        assert [progress.step for progress in ended] == [*STEPS, "publish"]
+        assert sorted(progress.step for progress in ended) == sorted([*STEPS, "publish"])
         self.done = [progress.step for progress in ended[:-1] if not progress.is_skipped]
+        return image
+
+    def build_only(self, step: str) -> ImageVersion | None:
+        """Do one step; `done` are the steps that were not skipped."""
+        reports: list[Progress] = []
+        image = build_step(
+            load_recipe(self.recipe), self.store, step, cache=self.cache, report=reports.append
+        )
+        self.done = [p.step for p in reports if p.seconds is not None and not p.is_skipped]
         return image
 
     def change(self, old: str, new: str) -> None:
@@ -183,6 +192,55 @@ def test_a_step_that_is_none_is_named(workshop: Workshop) -> None:
         workshop.build("rotfs")
 
 
+def test_a_step_can_be_done_alone(workshop: Workshop) -> None:
+    first = workshop.build()
+    # What changed before it does not count, and what comes after it is not done.
+    change_packages(workshop)
+    change_init(workshop)
+    for step in STEPS[1:]:
+        assert workshop.build_only(step) is None
+        assert workshop.done == [step]
+    assert workshop.store.current("tiny") == first
+    image = workshop.build_only("publish")
+    assert workshop.done == ["publish"]
+    assert image == workshop.store.current("tiny") != first
+    workshop.build()
+    assert workshop.done == STEPS
+
+
+def test_a_step_alone_needs_those_before_it(workshop: Workshop) -> None:
+    with pytest.raises(ImageError, match="the step 'rootfs' was never made: build without --only"):
+        workshop.build_only("archive")
+    with pytest.raises(ImageError, match="'tiny' has no step 'packages'"):
+        workshop.build_only("packages")
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (
+            "{tree: 1MiB}",
+            r"'tiny' unpacked takes \d+ MiB, over limits\.tree of 1 MiB \(the biggest: /",
+        ),
+        ("{file: 1MiB}", r"'tiny' packed takes \d+ MiB, over limits\.file of 1 MiB"),
+        ("{ram: 1MiB}", r"'tiny' takes \d+ MiB, over limits\.ram of 1 MiB"),
+    ],
+)
+def test_a_size_over_its_limit_is_not_published(
+    workshop: Workshop, limits: str, words: str
+) -> None:
+    (workshop.recipe / "overlay/blob").write_bytes(os.urandom(2 << 20))
+    text = (workshop.recipe / "image.yaml").read_text()
+    (workshop.recipe / "image.yaml").write_text(f"{text}limits: {limits}\n")
+    with pytest.raises(ImageError, match=words):
+        workshop.build()
+    assert not workshop.store.names()
+    # What was made is good: a higher limit needs no other build of it.
+    workshop.change("1MiB", "1GiB")
+    workshop.build()
+    assert "customise" not in workshop.done
+
+
 @pytest.mark.parametrize(
     ("root", "files", "initrds", "path"),
     [
@@ -220,6 +278,19 @@ def test_the_time_of_everything_can_be_set(
     assert workshop.build().version != first.version
     assert workshop.done == STEPS[1:]
     assert workshop.root_file("customised").stat().st_mtime == 500_000_000
+
+
+def test_overlays_and_scripts_of_a_base_come_first(workshop: Workshop) -> None:
+    own = workshop.recipe.parent / "own"
+    (own / "overlay/etc").mkdir(parents=True)
+    (own / "overlay/etc/motd").write_text("mine\n")
+    (own / "then").write_text("#!/bin/sh\ncat /customised >/then\n")
+    lines = "description: x\nbase: tiny\noverlay: overlay\ncustomise: then\npackages: [more]\n"
+    (own / "image.yaml").write_text(lines)
+    workshop.recipe = own
+    build_image(load_recipe(own), workshop.store, cache=workshop.cache)
+    root = workshop.cache / "own/customise/output/root"
+    assert (root / "then").read_text() == (root / "customised").read_text() == "mine\n"
 
 
 def test_a_kernel_without_its_modules_is_found(workshop: Workshop) -> None:

@@ -20,8 +20,8 @@ SYSTEM = System(
     release="bookworm",
     mirror=None,
     packages=(),
-    overlay=None,
-    customise=None,
+    overlays=(),
+    scripts=(),
     format=RootFormat.SQUASHFS,
     fetch=Fetch.INIT,
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,10 @@ import pytest
 from bootnode.errors import ConfigError
 from bootnode.image import spec
 from bootnode.image.spec import (
+    MAX_BASES,
     Fetch,
+    KernelSpec,
+    Limits,
     RootFormat,
     System,
     init_folder,
@@ -64,8 +68,8 @@ def test_a_whole_system(tmp_path: Path) -> None:
         release="bookworm",
         mirror="http://mirror.example/debian",
         packages=("systemd",),
-        overlay=folder / "files",
-        customise=folder / "script",
+        overlays=(folder / "files",),
+        scripts=(folder / "script",),
         format=RootFormat.TAR_XZ,
         fetch=Fetch.RAMDISK,
     )
@@ -108,8 +112,6 @@ def test_installed_recipes_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             "description: x\nkernl: {}\nkernel:\n  modules: []\n  lod: []\n",
             [
                 ":2:1: kernl: unknown key 'kernl' (did you mean 'kernel'?)",
-                ":4:3: kernel.package: is missing",
-                ":4:12: kernel.modules: a list is too short (want 1 or more)",
                 ":5:3: kernel.lod: unknown key 'lod' (did you mean 'load'?)",
             ],
         ),
@@ -165,6 +167,25 @@ def test_installed_recipes_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             ],
         ),
         ("", [": is empty"]),
+        (
+            "description: x\nkernel: {modules: []}\n",
+            [
+                ":2:9: kernel.package: is missing (want a package's name)",
+                ":2:19: kernel.modules: is missing (want the modules that reach the network)",
+            ],
+        ),
+        (
+            MINIMAL + "limits: {tree: 5, file: 3MB, ram: 0MiB, x: 1}\n",
+            [
+                ":3:16: limits.tree: '5' is not a size (want one such as 600MiB or 2GiB)",
+                ":3:25: limits.file: '3MB' is not a size",
+                ":3:35: limits.ram: '0MiB' is not a size",
+                ":3:41: limits.x: unknown key 'x'",
+            ],
+        ),
+        (MINIMAL + "base: ../x\n", [":3:7: base: '../x' cannot be an image's name"]),
+        (MINIMAL + "base: none\n", [":3:7: base: there is no recipe 'none' (there are: "]),
+        (MINIMAL + "base: broken\n", [":3:7: base: 'broken' is based on this recipe itself"]),
     ],
 )
 def test_every_mistake_is_named_at_its_place(
@@ -187,3 +208,87 @@ def test_a_folder_that_cannot_be_an_image_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_a_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"image\.yaml: cannot be read: No such file"):
         load_recipe(tmp_path)
+
+
+BASE = """\
+description: what others are based on
+distribution: debian
+release: bookworm
+mirror: http://mirror.example/debian
+packages: [systemd, curl]
+overlay: files
+customise: script
+root: {format: tar.xz, fetch: ramdisk}
+limits: {tree: 1GiB, ram: 600MiB}
+kernel: {package: linux-image-amd64, modules: [virtio_net], load: [loop]}
+kernel_args: [quiet]
+"""
+
+
+def recipe_on(tmp_path: Path, text: str) -> Path:
+    """A recipe with these lines, based on BASE."""
+    base = recipe_in(tmp_path / "base", BASE)
+    (base / "files").mkdir()
+    (base / "script").touch()
+    return recipe_in(tmp_path / "own", f"description: mine\nbase: base\n{text}")
+
+
+def test_a_recipe_that_adds_nothing_is_its_base(tmp_path: Path) -> None:
+    own = load_recipe(recipe_on(tmp_path, ""))
+    base = load_recipe(tmp_path / "base")
+    assert (own.name, own.description) == ("own", "mine")
+    assert own.bases == (tmp_path / "base",)
+    assert own == replace(
+        base, name="own", description="mine", folder=tmp_path / "own", bases=own.bases
+    )
+
+
+def test_single_values_replace_and_lists_are_added(tmp_path: Path) -> None:
+    folder = recipe_on(
+        tmp_path,
+        "packages: [vim, curl]\noverlay: more\ncustomise: then\nroot: {format: erofs}\n"
+        "limits: {ram: 2GiB}\nkernel: {load: [dummy]}\nkernel_args: [loglevel=4]\n",
+    )
+    (folder / "more").mkdir()
+    (folder / "then").touch()
+    own = load_recipe(folder)
+    assert own.kernel == KernelSpec(
+        package="linux-image-amd64", modules=("virtio_net",), load=("loop", "dummy")
+    )
+    assert own.kernel_args == ("quiet", "loglevel=4")
+    assert own.limits == Limits(tree=1 << 30, ram=2 << 30)
+    assert own.system is not None
+    assert own.system.packages == ("systemd", "curl", "vim")
+    assert own.system.overlays == (tmp_path / "base/files", folder / "more")
+    assert own.system.scripts == (tmp_path / "base/script", folder / "then")
+    assert (own.system.format, own.system.fetch) == (RootFormat.EROFS, Fetch.RAMDISK)
+    assert own.system.mirror == "http://mirror.example/debian"
+
+
+def test_a_recipe_can_be_based_on_one_that_bootnode_brings(tmp_path: Path) -> None:
+    own = load_recipe(recipe_in(tmp_path / "own", "description: x\nbase: compute\n"))
+    assert own.bases == (recipes_folder() / "compute",)
+    assert own.system is not None
+    assert "systemd" in own.system.packages
+
+
+def test_mistakes_in_a_base_are_named_in_its_own_file(tmp_path: Path) -> None:
+    recipe_in(tmp_path / "base", "description: x\nkernl: {}\n")
+    with pytest.raises(ConfigError, match=r"base/image\.yaml:2:1: kernl: unknown key"):
+        load_recipe(recipe_in(tmp_path / "own", "description: x\nbase: base\n"))
+
+
+def test_a_circle_of_recipes_is_found(tmp_path: Path) -> None:
+    for name, base in (("a", "b"), ("b", "c"), ("c", "a")):
+        recipe_in(tmp_path / name, f"description: x\nbase: {base}\n")
+    with pytest.raises(ConfigError, match=r"c/image\.yaml:2:7: base: 'a' is based on this recipe"):
+        load_recipe(tmp_path / "a")
+
+
+def test_a_long_chain_of_recipes_has_an_end(tmp_path: Path) -> None:
+    for number in range(MAX_BASES + 1):
+        recipe_in(tmp_path / f"r{number}", f"description: x\nbase: r{number + 1}\n")
+    recipe_in(tmp_path / f"r{MAX_BASES + 1}", MINIMAL)
+    assert load_recipe(tmp_path / "r1").kernel.package == "linux-image-amd64"
+    with pytest.raises(ConfigError, match="more than 8 recipes are based on one another"):
+        load_recipe(tmp_path / "r0")
