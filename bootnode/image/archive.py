@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -50,6 +50,7 @@ class _Job:
     root: Path
     file: Path
     epoch: int
+    kernel_options: Collection[str]
     log: IO[bytes]
 
     def run(self, *command: str) -> None:
@@ -65,16 +66,19 @@ def write_root(
     fetch: Fetch,
     *,
     epoch: int,
+    kernel_options: Collection[str],
     log: IO[bytes],
 ) -> RootFile:
     """Write the archive of `root` into the folder `output`, as the one file that nodes get.
+
+    What the kernel is to read is compressed by zstd if `kernel_options` (kernel.py) has it.
 
     Raises:
         ImageError: a program fails or is missing.
     """
     name = f"root.{root_format}"
     archive = output / name
-    job = _Job(root=root, file=archive, epoch=epoch, log=log)
+    job = _Job(root=root, file=archive, epoch=epoch, kernel_options=kernel_options, log=log)
     _WRITERS[root_format](job)
     size_bytes, sha256 = archive.stat().st_size, file_sha256(archive)
     is_mounted = root_format in MODULES
@@ -99,7 +103,7 @@ def write_root(
 def _write_squashfs(job: _Job) -> None:
     job.run(
         *("mksquashfs", str(job.root), str(job.file), "-noappend", "-no-progress", "-quiet"),
-        *("-comp", "zstd"),
+        *("-comp", "zstd" if "SQUASHFS_ZSTD" in job.kernel_options else "xz"),
     )
 
 
@@ -128,8 +132,11 @@ def _write_tar_zst(job: _Job) -> None:
 def _write_cpio(job: _Job) -> None:
     raw = job.file.with_suffix(".raw")
     _write_entries(raw, _entries(job.root), job.epoch)
-    # The kernel unpacks zstd by itself, and quicker than any other.
-    job.run(*ZSTD.split(), "--quiet", "--rm", str(raw), "-o", str(job.file))
+    # The kernel unpacks it by itself, and zstd quicker than any other.
+    is_known = "RD_ZSTD" in job.kernel_options
+    compressor, suffix = (f"{ZSTD} --rm", ".zst") if is_known else (XZ, ".xz")
+    job.run(*compressor.split(), "--quiet", str(raw))
+    Path(f"{raw}{suffix}").rename(job.file)
 
 
 _WRITERS: Mapping[RootFormat, Callable[[_Job], None]] = MappingProxyType(

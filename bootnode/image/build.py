@@ -29,6 +29,7 @@ from bootnode.image.kernel import (
     depmod,
     kernel_of_package,
     kernel_of_root,
+    kernel_options,
     pack_modules,
 )
 from bootnode.image.modules import UnknownModulesError
@@ -324,7 +325,10 @@ class _Build:
             root = tree.folder / "root"
             epoch = tree.facts["epoch"]
             written = archive.write_root(
-                root, output, system.format, system.fetch, epoch=epoch, log=self.log
+                *(root, output, system.format, system.fetch),
+                epoch=epoch,
+                kernel_options=kernel_options(root),
+                log=self.log,
             )
             return written.model_dump()
 

@@ -8,6 +8,7 @@ that is found here and not on the node.
 from __future__ import annotations
 
 import lzma
+import re
 import shutil
 import struct
 from collections.abc import Iterable
@@ -23,8 +24,10 @@ from bootnode.image.run import run
 XZ_PRESET = 0
 """Preset 6 makes the failsafe's modules 10 % smaller and takes seven times as long."""
 DEPMOD_TIMEOUT_S = 300.0
+_DEPMOD_READS = ("modules.builtin", "modules.builtin.modinfo", "modules.order")
 # Of what depmod writes, what busybox modprobe reads.
 _MODPROBE_FILES = ("modules.dep", "modules.alias", "modules.builtin", "modules.softdep")
+_OPTION = re.compile(r"^CONFIG_(\w+)=[ym]$", re.M)
 # The x86 boot protocol (Documentation/arch/x86/boot.rst): a mark, and where the version text is.
 _MAGIC_AT, _MAGIC = 0x202, b"HdrS"
 _VERSION_AT, _VERSION_BASE, _VERSION_MAX = 0x20E, 0x200, 256
@@ -84,6 +87,16 @@ def kernel_of_root(boot: Path, root: Path) -> Kernel:
     return Kernel(release=release, vmlinuz=kernels[0], top=root)
 
 
+def kernel_options(root: Path) -> frozenset[str]:
+    """What the kernels in `root` can do: the options they were built with, without `CONFIG_`.
+
+    Those of all kernels if there are several; none where no configuration lies beside them.
+    """
+    files = [*(root / "boot").glob("config-*"), *(root / "lib" / "modules").glob("*/config")]
+    found = [frozenset(_OPTION.findall(file.read_text())) for file in files]
+    return frozenset.intersection(*found) if found else frozenset()
+
+
 def boot_release(vmlinuz: Path) -> str | None:
     """The release that an x86 kernel says it is; None if it is of another kind."""
     with vmlinuz.open("rb") as file:
@@ -107,8 +120,10 @@ def pack_modules(kernel: Kernel, wanted: Iterable[str], tree: Path, *, log: IO[b
     selected = _read_index(kernel.modules_folder).select(wanted)
     target = tree / "lib" / "modules" / kernel.release
     copy_modules(kernel.modules_folder, target, selected)
-    for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
-        shutil.copyfile(kernel.modules_folder / name, target / name)
+    for name in _DEPMOD_READS:
+        # Kernels before Linux 5.2 have no modules.builtin.modinfo.
+        if (kernel.modules_folder / name).exists():
+            shutil.copyfile(kernel.modules_folder / name, target / name)
     depmod(tree, kernel.release, log=log)
     for file in target.glob("modules.*"):
         if file.name not in _MODPROBE_FILES:
@@ -121,7 +136,7 @@ def depmod(top: Path, release: str, *, log: IO[bytes]) -> None:
 
 
 def copy_modules(source: Path, target: Path, paths: Iterable[str]) -> None:
-    """Copy modules, each compressed by xz.
+    """Copy modules, each compressed by xz; one that is compressed already stays as it is.
 
     A node unpacks only the few that it loads. Unpacking all of them with the ramdisk takes five
     times the memory and a second of every boot.

@@ -75,7 +75,9 @@ _ENVIRONMENT = (
     *("DEBIAN_FRONTEND=noninteractive", "INITRD=No"),
 )
 # The kernel and what boots with it: they are beside the root file system, not in it.
-_BOOT_FILES = ("vmlinuz", "initrd.img")
+_BOOT_FILES = ("vmlinuz", "initrd.img", "initramfs")
+_RESCUE_KERNEL = "vmlinuz-0-rescue-"
+"""A copy that Rocky boots with a ramdisk for any machine."""
 _OF_THIS_MACHINE = ("etc/hostname", "etc/resolv.conf", "var/lib/dbus/machine-id")
 
 
@@ -177,11 +179,19 @@ def take_boot_files(root: Path, boot: Path) -> None:
     """Move the kernels out of `root` into `boot`, and remove the ramdisks that came with them."""
     boot.mkdir()
     for file in [*(root / "boot").glob("*"), *root.iterdir()]:
-        if file.name.startswith("vmlinuz-") and not file.is_symlink():
+        is_kernel = file.name.startswith("vmlinuz-") and not file.name.startswith(_RESCUE_KERNEL)
+        if is_kernel and not file.is_symlink():
             # Not Path.rename: nothing says that both are on one file system.
             shutil.move(file, boot / file.name)
         elif file.name.startswith(_BOOT_FILES):
             file.unlink()
+    # Rocky's packages have it here, from where an installed system copies it to /boot.
+    for file in (root / "lib/modules").glob("*/vmlinuz"):
+        target = boot / f"vmlinuz-{file.parent.name}"
+        if target.exists():
+            file.unlink()
+        else:
+            shutil.move(file, target)
 
 
 def limit_times(root: Path, newest: int) -> None:

@@ -185,7 +185,7 @@ def small_root(tmp_path: Path) -> Path:
         "var/lib/dpkg/info/base.md5sums": b"",
         f"boot/vmlinuz-{RELEASE}": x86_kernel(RELEASE),
         f"boot/initrd.img-{RELEASE}": b"a ramdisk of no use",
-        "boot/config": b"CONFIG_X=y\n",
+        f"boot/config-{RELEASE}": b"CONFIG_RD_ZSTD=y\nCONFIG_SQUASHFS_ZSTD=y\n",
         "name with blanks/\u00fcmlaut": b"text",
     }
     modules = f"lib/modules/{RELEASE}"

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from bootnode.image.rootfs import unpacked_bytes
 from bootnode.image.spec import Fetch, RootFormat
 
 EPOCH = 1_000_000_000
+NEW = frozenset({"RD_ZSTD", "SQUASHFS_ZSTD"})
+"""What a kernel can do that reads everything compressed by zstd."""
 TOOLS = ("mksquashfs", "unsquashfs", "mkfs.erofs", "fsck.erofs", "tar", "xz", "zstd", "cpio")
 MISSING = [tool for tool in TOOLS if not shutil.which(tool, path=f"{os.defpath}:/usr/sbin:/sbin")]
 pytestmark = [
@@ -76,7 +79,8 @@ def untar(file: Path, to: Path) -> None:
 def uncpio(file: Path, to: Path) -> None:
     above = to.with_suffix(".above")
     above.mkdir()
-    raw = subprocess.run(["zstd", "-dc", str(file)], check=True, capture_output=True).stdout
+    tool = "zstd" if file.read_bytes().startswith(b"\x28\xb5\x2f\xfd") else "xz"
+    raw = subprocess.run([tool, "-dc", str(file)], check=True, capture_output=True).stdout
     command = ["cpio", "-idm", "--quiet", "--no-absolute-filenames"]
     subprocess.run(command, input=raw, cwd=above, check=True, capture_output=True)
     (above / "root").rename(to)
@@ -125,7 +129,7 @@ def test_what_goes_in_comes_out(
     output = tmp_path / "out"
     output.mkdir()
     fetch = Fetch.RAMDISK if root_format is RootFormat.CPIO else Fetch.INIT
-    written = write_root(tree, output, root_format, fetch, epoch=EPOCH, log=log)
+    written = write_root(tree, output, root_format, fetch, epoch=EPOCH, kernel_options=NEW, log=log)
     (file,) = output.iterdir()
     READERS[root_format](file, tmp_path / "back")
     assert described(tmp_path / "back") == described(tree)
@@ -135,6 +139,31 @@ def test_what_goes_in_comes_out(
     if root_format not in MODULES:
         expected_ram = unpacked_bytes(tree)
     assert written.ram_bytes == expected_ram
+
+
+@pytest.mark.parametrize(
+    ("root_format", "head"),
+    [(RootFormat.SQUASHFS, b"hsqs"), (RootFormat.CPIO, b"\xfd7zXZ\0\0\1")],
+)
+def test_an_old_kernel_gets_what_it_can_read(
+    root_format: RootFormat, head: bytes, tree: Path, tmp_path: Path, log: IO[bytes]
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    write_root(
+        *(tree, output, root_format, Fetch.RAMDISK),
+        epoch=EPOCH,
+        kernel_options={"SQUASHFS_XZ", "RD_XZ"},
+        log=log,
+    )
+    raw = (output / "root.img").read_bytes()
+    at = raw.index(head)
+    if root_format is RootFormat.SQUASHFS:
+        xz = 4
+        assert struct.unpack_from("<H", raw, at + 20) == (xz,)
+    else:
+        READERS[root_format](output / "root.img", tmp_path / "back")
+        assert described(tmp_path / "back") == described(tree)
 
 
 @pytest.mark.parametrize("root_format", RootFormat)
@@ -147,7 +176,11 @@ def test_the_same_tree_gives_the_same_bytes(
     for root in (tree, again):
         output = tmp_path / f"{root.name}-out"
         output.mkdir()
-        made.add(write_root(root, output, root_format, Fetch.RAMDISK, epoch=EPOCH, log=log))
+        made.add(
+            write_root(
+                root, output, root_format, Fetch.RAMDISK, epoch=EPOCH, kernel_options=NEW, log=log
+            )
+        )
     assert len(made) == 1
 
 
@@ -157,7 +190,9 @@ def test_a_root_in_the_ramdisk(
 ) -> None:
     for fetch in Fetch:
         (tmp_path / fetch).mkdir()
-        written = write_root(tree, tmp_path / fetch, root_format, fetch, epoch=EPOCH, log=log)
+        written = write_root(
+            tree, tmp_path / fetch, root_format, fetch, epoch=EPOCH, kernel_options=NEW, log=log
+        )
     name = f"root.{root_format}"
     assert written.file == f"/{name}"
     alone = (tmp_path / Fetch.INIT / name).read_bytes()
@@ -170,14 +205,17 @@ def test_a_root_in_the_ramdisk(
 def test_erofs_is_sound(tree: Path, tmp_path: Path, log: IO[bytes]) -> None:
     output = tmp_path / "out"
     output.mkdir()
-    write_root(tree, output, RootFormat.EROFS, Fetch.INIT, epoch=EPOCH, log=log)
+    write_root(tree, output, RootFormat.EROFS, Fetch.INIT, epoch=EPOCH, kernel_options=NEW, log=log)
     _run("fsck.erofs", str(output / "root.erofs"))
 
 
 def test_a_tool_that_fails_is_named(tmp_path: Path, log: IO[bytes]) -> None:
     with pytest.raises(ImageError, match="mksquashfs"):
         write_root(
-            *(tmp_path / "nowhere", tmp_path, RootFormat.SQUASHFS, Fetch.INIT), epoch=0, log=log
+            *(tmp_path / "nowhere", tmp_path, RootFormat.SQUASHFS, Fetch.INIT),
+            epoch=0,
+            kernel_options=NEW,
+            log=log,
         )
 
 

@@ -11,7 +11,15 @@ from typing import IO
 import pytest
 
 from bootnode.errors import ImageError
-from bootnode.image.kernel import boot_release, kernel_of_package, kernel_of_root, pack_modules
+from bootnode.image.kernel import (
+    boot_release,
+    depmod,
+    kernel_of_package,
+    kernel_of_root,
+    kernel_options,
+    pack_modules,
+)
+from bootnode.image.modules import UnknownModulesError
 from bootnode.image.rootfs import take_boot_files
 
 RELEASE = "6.1.0-1-test"
@@ -90,6 +98,30 @@ def test_a_kernel_that_does_not_fit_is_named(
         kernel_of_root(boot, root)
 
 
+CONFIG = """\
+# CONFIG_SQUASHFS_ZSTD is not set
+CONFIG_SQUASHFS_XZ=y
+CONFIG_SQUASHFS=m
+CONFIG_LOG_BUF_SHIFT=20
+"""
+
+
+@pytest.mark.parametrize("place", ["boot/config-4.18.0", "lib/modules/4.18.0/config"])
+def test_a_kernel_says_what_it_can_do(tmp_path: Path, place: str) -> None:
+    assert kernel_options(tmp_path) == frozenset()
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_text(CONFIG)
+    assert kernel_options(tmp_path) == {"SQUASHFS", "SQUASHFS_XZ"}
+
+
+def test_of_several_kernels_what_all_can_do(tmp_path: Path) -> None:
+    for release, options in {"a": ["X", "Y"], "b": ["Y", "Z"]}.items():
+        (tmp_path / "lib/modules" / release).mkdir(parents=True)
+        text = "".join(f"CONFIG_{option}=y\n" for option in options)
+        (tmp_path / "lib/modules" / release / "config").write_text(text)
+    assert kernel_options(tmp_path) == {"Y"}
+
+
 def test_modules_of_a_package_may_be_below_usr(tmp_path: Path) -> None:
     (tmp_path / "boot").mkdir()
     (tmp_path / "boot/vmlinuz-a").touch()
@@ -119,3 +151,34 @@ def test_modules_are_packed_with_what_they_need(
         (folder / "kernel/fs/squashfs/squashfs.ko.xz").read_bytes()
     )
     assert "loop.ko.xz:" in (folder / "modules.dep").read_text()
+
+
+def test_modules_that_are_compressed_already_stay_as_they_are(
+    small_root: Path, tmp_path: Path, log: IO[bytes]
+) -> None:
+    """As in Rocky 8, whose kernel is too old for a modules.builtin.modinfo, too."""
+    take_boot_files(small_root, tmp_path / "boot")
+    modules = small_root / "lib/modules" / RELEASE
+    (modules / "modules.builtin.modinfo").unlink()
+    for file in modules.rglob("*.ko"):
+        file.with_suffix(".ko.xz").write_bytes(lzma.compress(file.read_bytes()))
+        file.unlink()
+    depmod(small_root, RELEASE, log=log)
+    kernel = kernel_of_root(tmp_path / "boot", small_root)
+    pack_modules(kernel, ["squashfs", "drivers/block/*"], tmp_path / "tree", log=log)
+    folder = tmp_path / "tree/lib/modules" / RELEASE
+    packed = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.xz")}
+    assert packed == {
+        path: (modules / path).read_bytes()
+        for path in ("kernel/drivers/block/loop.ko.xz", "kernel/fs/squashfs/squashfs.ko.xz")
+    }
+    assert "loop.ko.xz:" in (folder / "modules.dep").read_text()
+
+
+def test_a_module_that_the_kernel_lacks_is_named(
+    small_root: Path, tmp_path: Path, log: IO[bytes]
+) -> None:
+    take_boot_files(small_root, tmp_path / "boot")
+    kernel = kernel_of_root(tmp_path / "boot", small_root)
+    with pytest.raises(UnknownModulesError, match=r"^the kernel has no module 'zfs'"):
+        pack_modules(kernel, ["loop", "zfs"], tmp_path / "tree", log=log)

@@ -172,8 +172,28 @@ def test_links_never_lead_out(tmp_path: Path) -> None:
 def test_kernels_are_taken_out(small_root: Path, tmp_path: Path) -> None:
     rootfs.take_boot_files(small_root, tmp_path / "boot")
     assert [path.name for path in (tmp_path / "boot").iterdir()] == ["vmlinuz-6.1.0-1-test"]
-    assert [path.name for path in (small_root / "boot").iterdir()] == ["config"]
+    assert [path.name for path in (small_root / "boot").iterdir()] == ["config-6.1.0-1-test"]
     assert not (small_root / "vmlinuz").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        [],
+        ["vmlinuz-4.18.0", "initramfs-4.18.0.img", "vmlinuz-0-rescue-0123456789abcdef"],
+    ],
+    ids=["a package unpacked", "kernel-install"],
+)
+def test_kernels_of_rocky_are_taken_out(tmp_path: Path, copied: list[str]) -> None:
+    root = tmp_path / "root"
+    (root / "boot").mkdir(parents=True)
+    (root / "lib/modules/4.18.0").mkdir(parents=True)
+    (root / "lib/modules/4.18.0/vmlinuz").write_text("the kernel")
+    for name in copied:
+        (root / "boot" / name).write_text("the kernel")
+    rootfs.take_boot_files(root, tmp_path / "boot")
+    assert [path.name for path in (tmp_path / "boot").iterdir()] == ["vmlinuz-4.18.0"]
+    assert [path for path in root.rglob("*") if path.is_file()] == []
 
 
 def test_nothing_is_younger_than_its_packages(small_root: Path) -> None:
