@@ -9,10 +9,10 @@ BIN    := $(VENV)/bin
 
 # What the server and its image builder need, then what the lab boots nodes with, then what only
 # tests use.
-SERVER_PACKAGES := python3-venv ipxe kmod mmdebstrap squashfs-tools erofs-utils zstd xz-utils
+SERVER_PACKAGES := python3-venv ipxe kmod mmdebstrap dnf rpm squashfs-tools erofs-utils zstd xz-utils
 LAB_PACKAGES    := qemu-system-x86 vde2 ovmf iproute2 util-linux procps
 TEST_PACKAGES   := kea-admin isc-dhcp-client atftp curl tftp-hpa tshark dnsmasq-base ethtool \
-                   shellcheck busybox-static cpio
+                   shellcheck busybox-static cpio createrepo-c gpg gpg-agent
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 

@@ -19,10 +19,10 @@ from types import MappingProxyType
 from typing import IO
 
 from bootnode.image import cpio
+from bootnode.image.keys import Fetch, RootFormat
 from bootnode.image.ramdisk import whole_pages
 from bootnode.image.rootfs import unpacked_bytes, walk
 from bootnode.image.run import run
-from bootnode.image.spec import Fetch, RootFormat
 from bootnode.image.store import RootFile, file_sha256
 
 ARCHIVE_TIMEOUT_S = 3600.0

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import IO
 
 from bootnode.errors import ImageError
-from bootnode.image import archive, debian, rootfs
+from bootnode.image import archive, rootfs
+from bootnode.image.distributions import DISTRIBUTIONS
 from bootnode.image.kernel import (
     Kernel,
     depmod,
@@ -32,11 +33,12 @@ from bootnode.image.kernel import (
     kernel_options,
     pack_modules,
 )
+from bootnode.image.keys import RECIPE_FILE, Fetch, RootFormat
 from bootnode.image.modules import UnknownModulesError
 from bootnode.image.packages import DOWNLOAD_PREFIX, Package, Packages
 from bootnode.image.ramdisk import write_ramdisk
 from bootnode.image.run import run
-from bootnode.image.spec import RECIPE_FILE, Fetch, Recipe, RootFormat, System, init_folder
+from bootnode.image.spec import Recipe, Repository, System, init_folder
 from bootnode.image.steps import Facts, Progress, Report, Result, Steps
 from bootnode.image.store import (
     Contents,
@@ -252,6 +254,7 @@ class _Build:
     def rootfs(self) -> Result:
         """`root` as the distribution installs it, and `tree` with the programs that init needs."""
         system = self._system
+        distribution = DISTRIBUTIONS[system.distribution]
         names = {*system.packages, self.recipe.kernel.package}
         if system.format is RootFormat.TAR_ZST:
             names.add(UNPACKER_PACKAGE)
@@ -259,7 +262,7 @@ class _Build:
 
         def make(output: Path) -> Facts:
             root = output / "root"
-            debian.bootstrap(system, packages, root, log=self.log)
+            distribution.bootstrap(system, packages, root, log=self.log)
             busybox = self.apt.fetch(BUSYBOX_PACKAGE)
             self._add_busybox(busybox, output / "tree")
             if system.format is RootFormat.TAR_ZST:
@@ -268,6 +271,7 @@ class _Build:
 
         inputs = {
             "system": [system.distribution, system.release, system.mirror],
+            "repositories": [_identity(repository) for repository in system.repositories],
             "packages": packages,
             "unpacker": system.format is RootFormat.TAR_ZST,
         }
@@ -278,6 +282,7 @@ class _Build:
     def customise(self) -> Result:
         """`root` with overlays and scripts, and its kernels in `boot`."""
         system, base = self._system, self.rootfs
+        distribution = DISTRIBUTIONS[system.distribution]
         epoch = source_date_epoch() if "SOURCE_DATE_EPOCH" in os.environ else None
 
         def make(output: Path) -> Facts:
@@ -288,7 +293,7 @@ class _Build:
             for script in system.scripts:
                 rootfs.customise(root, script, log=self.log)
             rootfs.take_boot_files(root, output / "boot")
-            installed = debian.installed(root, self.log)
+            installed = distribution.installed(root, self.log)
             newest = installed.newest if epoch is None else epoch
             rootfs.limit_times(root, newest)
             return {
@@ -457,6 +462,14 @@ class _Build:
             ram_bytes=self.ramdisk.facts["ram_bytes"] + (root.ram_bytes if root is not None else 0),
             root=root,
         )
+
+
+def _identity(repository: Repository) -> list[str | None]:
+    key = repository.key
+    return [
+        *(repository.name, repository.url),
+        file_sha256(key) if isinstance(key, Path) else key,
+    ]
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -38,9 +38,7 @@ NAMESPACE = (
     *("setpriv", "--pdeathsig", "KILL", "--"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
 )
-# $1 is the root file system, $2 the script. The resolver's file may be a link that leads into /run,
-# which is empty here: `ln` inside finds its place.
-_ENTER = """\
+MOUNTS = """\
 set -eu
 cd "$1"
 mount -t proc -o nosuid,nodev,noexec proc proc
@@ -56,6 +54,13 @@ ln -s /proc/self/fd/1 dev/stdout
 ln -s /proc/self/fd/2 dev/stderr
 mount -t tmpfs -o mode=0755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
+"""
+"""How a shell script in NAMESPACE begins that then runs programs in the root file system $1."""
+# $2 is the script. The resolver's file may be a link that leads into /run, which is empty here:
+# `ln` inside finds its place.
+_ENTER = (
+    MOUNTS
+    + """\
 cp "$2" tmp/customise
 chmod 755 tmp/customise
 if [ -e /etc/resolv.conf ]; then
@@ -69,6 +74,7 @@ if [ -e /etc/resolv.conf ]; then
 fi
 exec chroot . /tmp/customise
 """
+)
 _ENVIRONMENT = (
     *("env", "-i", "HOME=/root", "TERM=dumb", "LC_ALL=C.UTF-8"),
     *("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",),

@@ -11,153 +11,50 @@ import re
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BeforeValidator
-
-from bootnode.config import ImageName, KernelArgs, Settings, check_image_name
+from bootnode.config import Settings, check_image_name
 from bootnode.errors import ConfigError, Problem
+from bootnode.image.keys import (
+    NO_KEY,
+    RECIPE_FILE,
+    Fetch,
+    LimitKeys,
+    RecipeFile,
+    RepositoryKeys,
+    RootFormat,
+    is_url,
+)
 from bootnode.yamlmarks import Document, load_yaml, validate
 
-RECIPE_FILE = "image.yaml"
 MAX_BASES = 8
 """How many recipes may be based on one another."""
-_PACKAGE_PATTERN = re.compile(r"[a-z0-9][a-z0-9+.-]+")
-_MODULE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./*?\[\]-]*")
-_RELEASE_PATTERN = re.compile(r"[a-z][a-z0-9.-]*")
-_SIZE_PATTERN = re.compile(r"([1-9][0-9]*)(MiB|GiB)")
-_SIZE_UNITS = MappingProxyType({"MiB": 1 << 20, "GiB": 1 << 30})
-_MIRROR_PATTERN = re.compile(r"(https?://|file:/)[!-~]+")
-
-
-def _check_package(name: str) -> str:
-    if not _PACKAGE_PATTERN.fullmatch(name):
-        raise ValueError(f"'{name}' is not a package name (want one such as linux-image-amd64)")
-    return name
-
-
-def _check_module(name: str) -> str:
-    if not _MODULE_PATTERN.fullmatch(name):
-        raise ValueError(
-            f"'{name}' is not a module name or pattern (want e1000 or drivers/net/ethernet/*)"
-        )
-    return name
-
-
-def _check_release(name: str) -> str:
-    if not _RELEASE_PATTERN.fullmatch(name):
-        raise ValueError(f"'{name}' is not a release of Debian (want one such as bookworm)")
-    return name
-
-
-def _check_mirror(url: str) -> str:
-    if not _MIRROR_PATTERN.fullmatch(url):
-        raise ValueError(f"'{url}' is not a mirror (want one such as http://deb.debian.org/debian)")
-    return url
-
-
-def _check_path(text: str) -> str:
-    path = PurePosixPath(text)
-    if path.is_absolute() or not path.parts or ".." in path.parts:
-        raise ValueError(f"'{text}' is not a path beside {RECIPE_FILE} (want one such as overlay)")
-    return text
-
-
-def _parse_size(value: Any) -> int:
-    match = _SIZE_PATTERN.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"'{value}' is not a size (want one such as 600MiB or 2GiB)")
-    return int(match[1]) * _SIZE_UNITS[match[2]]
-
-
-Size = Annotated[int, BeforeValidator(_parse_size)]
-"""In bytes; written with its unit."""
-Package = Annotated[str, AfterValidator(_check_package)]
-Module = Annotated[str, AfterValidator(_check_module)]
-PathBeside = Annotated[str, AfterValidator(_check_path)]
-
-
-class RootFormat(StrEnum):
-    """How a root file system reaches a node, by what its file is called."""
-
-    SQUASHFS = "squashfs"
-    EROFS = "erofs"
-    CPIO = "cpio"
-    TAR_XZ = "tar.xz"
-    TAR_ZST = "tar.zst"
-
-
-class Fetch(StrEnum):
-    """Who fetches the root file system."""
-
-    INIT = "init"
-    """init, when the ramdisk has started."""
-    RAMDISK = "ramdisk"
-    """The boot loader, as a second ramdisk."""
-
-
-class KernelKeys(Settings):
-    """Which kernel an image has, and what of its modules."""
-
-    package: Package | None = None
-    """The package that holds it, or one that depends on that package."""
-    modules: tuple[Module, ...] = ()
-    """Module names, or patterns of paths below `kernel/`; dependencies come with them."""
-    load: tuple[Module, ...] = ()
-    """Names of modules to load on every node, though no device asks for them."""
-
-
-class RootKeys(Settings):
-    """How the root file system of an image is stored and fetched."""
-
-    format: RootFormat = RootFormat.SQUASHFS
-    """squashfs and erofs stay compressed in memory, the others are unpacked there."""
-    fetch: Fetch | None = None
-    """`init` unless told otherwise; only the kernel unpacks a cpio, so that is a `ramdisk`."""
-
-
-class LimitKeys(Settings):
-    """Sizes beyond which a build fails instead of surprising a rack of nodes."""
-
-    tree: Size | None = None
-    """Of the files of the root file system as they are, before it is packed."""
-    file: Size | None = None
-    """Of the root file system as the one file that nodes fetch."""
-    ram: Size | None = None
-    """Of a node's memory that the image takes, without what the node writes."""
-
-
-class RecipeFile(Settings):
-    """The keys of image.yaml."""
-
-    description: str
-    base: ImageName | None = None
-    """The name of another recipe, which this one adds to."""
-    kernel: KernelKeys = KernelKeys()
-    kernel_args: KernelArgs = ()
-    """For the kernel command line, before those of the node."""
-    limits: LimitKeys = LimitKeys()
-    distribution: Literal["debian"] | None = None
-    """The operating system; without it the image is a ramdisk alone."""
-    release: Annotated[str, AfterValidator(_check_release)] | None = None
-    """The release of the distribution, such as `bookworm`."""
-    mirror: Annotated[str, AfterValidator(_check_mirror)] | None = None
-    """Where packages come from; without it Debian's own, with its updates and security fixes."""
-    packages: tuple[Package, ...] = ()
-    """What is installed besides what every Debian system has."""
-    overlay: PathBeside | None = None
-    """A folder beside image.yaml whose files are put over the root file system."""
-    customise: PathBeside | None = None
-    """A script beside image.yaml that is run inside the root file system."""
-    root: RootKeys = RootKeys()
-    """How the root file system is stored and fetched."""
-
-
-_SYSTEM_KEYS = ("release", "mirror", "packages", "overlay", "customise", "root")
+_SYSTEM_KEYS = ("release", "mirror", "repositories", "packages", "overlay", "customise", "root")
 """Keys that mean something only for an operating system."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rules:
+    """What is true of one distribution's recipes."""
+
+    release: re.Pattern[str]
+    example: str
+    """A release, as it is written."""
+    source: str
+    """The key that says where packages come from."""
+
+
+_SOURCE_KEYS = ("mirror", "repositories")
+_RULES = MappingProxyType(
+    {
+        "debian": _Rules(release=re.compile(r"[a-z].*"), example="bookworm", source="mirror"),
+        "rocky": _Rules(
+            release=re.compile(r"[1-9][0-9]*(\.[0-9]+)?"), example='"8"', source="repositories"
+        ),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,12 +76,23 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """A place that rpm packages come from."""
+
+    name: str
+    url: str
+    key: Path | str | None
+    """The key that signed its packages, as a file or a URL; None to take them unsigned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class System:
     """The operating system that a recipe describes."""
 
     distribution: str
     release: str
     mirror: str | None
+    repositories: tuple[Repository, ...]
     packages: tuple[str, ...]
     overlays: tuple[Path, ...]
     """Folders whose files are put over the root file system, in this order."""
@@ -218,7 +126,7 @@ class _Layer:
     written: RecipeFile
     document: Document
 
-    def problem(self, *path: str, message: str, at_key: bool = False) -> Problem:
+    def problem(self, *path: str | int, message: str, at_key: bool = False) -> Problem:
         return self.document.problem(path, message, at_key=at_key)
 
 
@@ -303,8 +211,13 @@ def _get(keys: Settings, path: Sequence[str]) -> Any:
 
 def _value(layers: Sequence[_Layer], *path: str) -> Any:
     """What the last recipe that says it says, else the default."""
-    said = [layer.written for layer in layers if _is_written(layer.written, path)]
-    return _get(said[-1] if said else layers[-1].written, path)
+    return _get(_sayer(layers, *path).written, path)
+
+
+def _sayer(layers: Sequence[_Layer], *path: str) -> _Layer:
+    """The last recipe that says it, else the last one."""
+    said = [layer for layer in layers if _is_written(layer.written, path)]
+    return said[-1] if said else layers[-1]
 
 
 def _together(layers: Sequence[_Layer], *path: str) -> tuple[str, ...]:
@@ -319,6 +232,10 @@ def _problems_of_one(layer: _Layer) -> Iterator[Problem]:
         yield layer.problem("overlay", message=f"there is no folder {folder / written.overlay}")
     if written.customise is not None and not (folder / written.customise).is_file():
         yield layer.problem("customise", message=f"there is no file {folder / written.customise}")
+    for number, repository in enumerate(written.repositories):
+        key = _key(repository, folder)
+        if isinstance(key, Path) and not key.is_file():
+            yield layer.problem("repositories", number, "key", message=f"there is no file {key}")
 
 
 def _problems_of_all(layers: Sequence[_Layer]) -> Iterator[Problem]:
@@ -335,12 +252,48 @@ def _problems_of_all(layers: Sequence[_Layer]) -> Iterator[Problem]:
                 message = "needs a `distribution` (without one the image is a ramdisk alone)"
                 yield own.problem(key, message=message, at_key=True)
         return
-    if _value(layers, "release") is None:
-        yield own.problem("release", message="is missing (want one such as bookworm)")
+    yield from _problems_of_distribution(layers)
     is_cpio = _value(layers, "root", "format") is RootFormat.CPIO
     if is_cpio and _value(layers, "root", "fetch") is Fetch.INIT:
         message = "only the kernel unpacks a cpio, from a ramdisk (want ramdisk)"
         yield own.problem("root", "fetch", message=message)
+
+
+def _problems_of_distribution(layers: Sequence[_Layer]) -> Iterator[Problem]:
+    """What does not go together with the distribution."""
+    own, distribution = layers[-1], _value(layers, "distribution")
+    rules = _RULES[distribution]
+    release = _value(layers, "release")
+    if release is None:
+        yield own.problem("release", message=f"is missing (want one such as {rules.example})")
+    elif not rules.release.fullmatch(release):
+        message = f"'{release}' is no release of {distribution} (want one such as {rules.example})"
+        yield _sayer(layers, "release").problem("release", message=message)
+    for key in _SOURCE_KEYS:
+        if key != rules.source and _is_written(own.written, [key]):
+            message = f"means nothing for {distribution} (want `{rules.source}`)"
+            yield own.problem(key, message=message, at_key=True)
+    if rules.source == "repositories":
+        yield from _problems_of_repositories(layers)
+
+
+def _problems_of_repositories(layers: Sequence[_Layer]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for layer in layers:
+        for number, repository in enumerate(layer.written.repositories):
+            if repository.name in seen:
+                message = f"'{repository.name}' is the name of another repository"
+                yield layer.problem("repositories", number, "name", message=message)
+            seen.add(repository.name)
+    if not seen:
+        message = "is missing (want a list, each with name, url and key)"
+        yield layers[-1].problem("repositories", message=message)
+
+
+def _key(repository: RepositoryKeys, folder: Path) -> Path | str | None:
+    if repository.key == NO_KEY:
+        return None
+    return repository.key if is_url(repository.key) else folder / repository.key
 
 
 def _system(layers: Sequence[_Layer]) -> System | None:
@@ -352,6 +305,11 @@ def _system(layers: Sequence[_Layer]) -> System | None:
         distribution=_value(layers, "distribution"),
         release=_value(layers, "release"),
         mirror=_value(layers, "mirror"),
+        repositories=tuple(
+            Repository(name=written.name, url=written.url, key=_key(written, layer.folder))
+            for layer in layers
+            for written in layer.written.repositories
+        ),
         packages=_together(layers, "packages"),
         overlays=tuple(
             layer.folder / layer.written.overlay

@@ -17,14 +17,14 @@ LEVELS = {
         config nodes
         boot/client boot/plan boot/ipxe boot/journal
         dhcp/leases dhcp/responder tftp/transfer
-        image/spec lab/config
+        image/keys image/spec lab/config
     """,
     2: """
         control files net notify state
         dhcp/server tftp/server ndp/server
         web/app web/sendfile web/status
-        image/archive image/build image/debian image/kernel image/modules image/packages
-        image/ramdisk image/rootfs image/run image/steps image/store
+        image/archive image/build image/debian image/distributions image/kernel image/modules
+        image/packages image/ramdisk image/rocky image/rootfs image/run image/steps image/store
         lab/acceleration lab/console lab/control lab/host lab/process lab/qemu
         lab/requirements lab/vm
     """,

@@ -12,7 +12,8 @@ import pytest
 from pydantic import BaseModel
 
 from bootnode.config import Config, HttpSettings, NetworkSettings, TftpSettings, load_config
-from bootnode.image.spec import KernelKeys, LimitKeys, RecipeFile, RootKeys, load_recipe
+from bootnode.image.keys import KernelKeys, LimitKeys, RecipeFile, RepositoryKeys, RootKeys
+from bootnode.image.spec import load_recipe
 from bootnode.nodes import NodeEntry, NodesFile, load_nodes
 
 ROOT = Path(__file__).parents[2]
@@ -34,14 +35,22 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
         (RecipeFile, ""),
         (KernelKeys, "kernel."),
         (LimitKeys, "limits."),
+        (RepositoryKeys, "repositories."),
         (RootKeys, "root."),
     ],
 )
 def test_every_key_is_documented(model: type[BaseModel], prefix: str) -> None:
-    page = "images.md" if model.__module__ == "bootnode.image.spec" else "config.md"
+    page = "images.md" if model.__module__ == "bootnode.image.keys" else "config.md"
     text = (ROOT / "docs" / page).read_text()
     rows = set(re.findall(r"^\| `([a-z_.]+)` \|", text, re.MULTILINE))
-    nested = {"http", "tftp", "kernel", "limits", "root"}  # documented by the keys in them
+    nested = {
+        "http",
+        "tftp",
+        "kernel",
+        "limits",
+        "repositories",
+        "root",
+    }  # documented by the keys in them
     assert {prefix + name for name in model.model_fields if name not in nested} <= rows
 
 

@@ -17,8 +17,8 @@ import pytest
 from bootnode.errors import ImageError
 from bootnode.image import cpio
 from bootnode.image.archive import MODULES, write_root
+from bootnode.image.keys import Fetch, RootFormat
 from bootnode.image.rootfs import unpacked_bytes
-from bootnode.image.spec import Fetch, RootFormat
 
 EPOCH = 1_000_000_000
 NEW = frozenset({"RD_ZSTD", "SQUASHFS_ZSTD"})

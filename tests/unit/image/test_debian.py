@@ -11,14 +11,16 @@ import pytest
 
 from bootnode.errors import ImageError
 from bootnode.image import debian
+from bootnode.image.keys import Fetch, RootFormat
 from bootnode.image.rootfs import Installed
-from bootnode.image.spec import Fetch, RootFormat, System
+from bootnode.image.spec import System
 
 PACKAGE_TIME = 1_000_000_000
 SYSTEM = System(
     distribution="debian",
     release="bookworm",
     mirror=None,
+    repositories=(),
     packages=(),
     overlays=(),
     scripts=(),

@@ -7,12 +7,12 @@ import pytest
 
 from bootnode.errors import ConfigError
 from bootnode.image import spec
+from bootnode.image.keys import Fetch, RootFormat
 from bootnode.image.spec import (
     MAX_BASES,
-    Fetch,
     KernelSpec,
     Limits,
-    RootFormat,
+    Repository,
     System,
     init_folder,
     load_recipe,
@@ -23,6 +23,19 @@ MINIMAL = "description: x\nkernel: {package: linux-image-amd64, modules: [virtio
 
 
 SYSTEM = MINIMAL + "distribution: debian\nrelease: bookworm\n"
+ROCKY = """\
+description: x
+kernel: {package: kernel-core, modules: [virtio_net]}
+distribution: rocky
+release: "8"
+packages: [NetworkManager, libstdc++, python3_x]
+"""
+REPOSITORIES = """\
+repositories:
+  - {name: base, url: "https://mirror.example/$releasever/BaseOS", key: keys/rocky}
+  - {name: extra, url: "http://mirror.example/extra", key: "https://mirror.example/key"}
+  - {name: local, url: "file:///srv/rpms", key: none}
+"""
 
 
 def recipe_in(folder: Path, text: str) -> Path:
@@ -67,12 +80,44 @@ def test_a_whole_system(tmp_path: Path) -> None:
         distribution="debian",
         release="bookworm",
         mirror="http://mirror.example/debian",
+        repositories=(),
         packages=("systemd",),
         overlays=(folder / "files",),
         scripts=(folder / "script",),
         format=RootFormat.TAR_XZ,
         fetch=Fetch.RAMDISK,
     )
+
+
+def test_a_system_from_repositories(tmp_path: Path) -> None:
+    folder = recipe_in(tmp_path / "tiny", ROCKY + REPOSITORIES)
+    (folder / "keys").mkdir()
+    (folder / "keys/rocky").touch()
+    system = load_recipe(folder).system
+    assert system is not None
+    assert (system.distribution, system.release, system.mirror) == ("rocky", "8", None)
+    assert system.packages == ("NetworkManager", "libstdc++", "python3_x")
+    base = "https://mirror.example/$releasever/BaseOS"
+    key = "https://mirror.example/key"
+    assert system.repositories == (
+        Repository(name="base", url=base, key=folder / "keys/rocky"),
+        Repository(name="extra", url="http://mirror.example/extra", key=key),
+        Repository(name="local", url="file:///srv/rpms", key=None),
+    )
+
+
+def test_repositories_are_added_to_those_of_the_base(tmp_path: Path) -> None:
+    base = recipe_in(tmp_path / "base", ROCKY + REPOSITORIES)
+    (base / "keys").mkdir()
+    (base / "keys/rocky").touch()
+    more = "description: x\nbase: base\nrepositories:\n"
+    more += "  - {name: mine, url: 'file:///srv/mine', key: mine.key}\n"
+    own = recipe_in(tmp_path / "own", more)
+    (own / "mine.key").touch()
+    system = load_recipe(own).system
+    assert system is not None
+    keys = [repository.key for repository in system.repositories]
+    assert keys == [base / "keys/rocky", "https://mirror.example/key", None, own / "mine.key"]
 
 
 @pytest.mark.parametrize(
@@ -143,8 +188,8 @@ def test_installed_recipes_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         (
             MINIMAL + "distribution: slackware\nrelease: ../x\nmirror: x\npackages: [a b]\n",
             [
-                ":3:15: distribution: 'slackware' is not known (want 'debian')",
-                ":4:10: release: '../x' is not a release of Debian",
+                ":3:15: distribution: 'slackware' is not known (want 'debian' or 'rocky')",
+                ":4:10: release: '../x' is not a release (want",
                 ":5:9: mirror: 'x' is not a mirror (want",
                 ":6:12: packages[0]: 'a b' is not a package name",
             ],
@@ -164,6 +209,42 @@ def test_installed_recipes_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
                 ":6:12: customise: '/bin/sh' is not a path beside image.yaml",
                 ":7:16: root.format: 'zip' is not known (want 'squashfs', 'erofs', 'cpio',",
                 ":7:21: root.ftch: unknown key 'ftch' (did you mean 'fetch'?)",
+            ],
+        ),
+        (
+            ROCKY,
+            [":1:1: repositories: is missing (want a list, each with name, url and key)"],
+        ),
+        (
+            ROCKY.replace('"8"', "bookworm") + "mirror: http://mirror.example/\n" + REPOSITORIES,
+            [
+                ":4:10: release: 'bookworm' is no release of rocky (want one such as \"8\")",
+                ":6:1: mirror: means nothing for rocky (want `repositories`)",
+                ":8:73: repositories[0].key: there is no file",
+            ],
+        ),
+        (
+            ROCKY.replace('"8"', "8") + "repositories:\n  - {name: a b, url: 'ftp://x'}\n"
+            "  - {name: a, url: 'file:/x', key: /etc/key, keys: x}\n",
+            [
+                ":4:10: release: 8 is not text (put quotes around it)",
+                ":7:5: repositories[0].key: is missing",
+                ":7:12: repositories[0].name: 'a b' cannot name a repository",
+                ":7:22: repositories[0].url: 'ftp://x' is not a URL (want https://",
+                ":8:20: repositories[1].url: 'file:/x' is not a URL",
+                ":8:36: repositories[1].key: '/etc/key' is not a path beside image.yaml",
+                ":8:46: repositories[1].keys: unknown key 'keys' (did you mean 'key'?)",
+            ],
+        ),
+        (
+            ROCKY + REPOSITORIES.replace("extra,", "local,").replace("keys/rocky", "none"),
+            [":9:12: repositories[2].name: 'local' is the name of another repository"],
+        ),
+        (
+            SYSTEM.replace("bookworm", '"8"') + REPOSITORIES.replace("keys/rocky", "none"),
+            [
+                ":4:10: release: '8' is no release of debian (want one such as bookworm)",
+                ":5:1: repositories: means nothing for debian (want `mirror`)",
             ],
         ),
         ("", [": is empty"]),
