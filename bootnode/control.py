@@ -13,6 +13,10 @@ from bootnode.errors import BootnodeError
 TIMEOUT_S = 5.0
 
 
+class NoDaemonError(BootnodeError):
+    """Nobody listens on the socket."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP to a Unix socket instead of a host and port."""
 
@@ -30,7 +34,8 @@ def fetch_status(path: Path) -> dict[str, Any]:
     """The daemon's status, as `bootnode.web.status.as_json` makes it.
 
     Raises:
-        BootnodeError: no daemon answers on the socket, or not with a status.
+        NoDaemonError: nobody listens on the socket.
+        BootnodeError: who does gives no status, or not to us.
     """
     connection = _UnixConnection(path)
     try:
@@ -42,7 +47,8 @@ def fetch_status(path: Path) -> dict[str, Any]:
             f"{path}: permission denied: run this as root or as the user bootnode"
         ) from None
     except (OSError, http.client.HTTPException) as error:
-        raise BootnodeError(
+        is_absent = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
+        raise (NoDaemonError if is_absent else BootnodeError)(
             f"no bootnoded answers on {path} ({error}): start it with "
             "`systemctl start bootnoded`, or name its configuration with -c"
         ) from None

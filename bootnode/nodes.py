@@ -461,3 +461,40 @@ def expand_name(pattern: str) -> list[str]:
     if not all(NODE_NAME.fullmatch(name) for name in (names[0], names[-1])):
         raise ValueError(f"'{pattern}' is not a node name (want node-000 or node-[000-063])")
     return names
+
+
+_LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)")
+
+
+def fold_names(names: Iterable[str]) -> list[str]:
+    """The shortest patterns that `expand_name` makes these names of; runs of numbers as ranges.
+
+    What has no number or is no node's name stays as it is, and comes last.
+    """
+    patterns, others = [], []
+    for name in dict.fromkeys(names):
+        match = _LAST_NUMBER.fullmatch(name)
+        if match is None or not NODE_NAME.fullmatch(name):
+            others.append(name)
+        else:
+            before, number, after = match.groups()
+            patterns.append((before, after, len(number), number))
+    runs: list[list[tuple[str, str, int, str]]] = []
+    for part in sorted(patterns):
+        if runs and len(runs[-1]) < RANGE_MAX and _follows(runs[-1], part):
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    return [*map(_pattern, runs), *others]
+
+
+def _follows(run: list[tuple[str, str, int, str]], part: tuple[str, str, int, str]) -> bool:
+    """Whether `part` is the next name that a range with the beginning of `run` makes."""
+    width = run[0][2]
+    wanted = f"{int(run[-1][3]) + 1:0{width}d}"
+    return part[:2] == run[0][:2] and part[3] == wanted
+
+
+def _pattern(run: list[tuple[str, str, int, str]]) -> str:
+    before, after, _, first = run[0]
+    return f"{before}[{first}-{run[-1][3]}]{after}" if len(run) > 1 else f"{before}{first}{after}"

@@ -29,6 +29,9 @@ RETRY_S = 120
 """Seconds within which a DISCOVER after a DISCOVER is a retry: ROMs wait 4, 8, 16 and 32 s."""
 REPORT_MAX = 400
 """Characters of a node's report that are kept."""
+FETCH_SILENCE_S = 3600
+"""Seconds after which a node that has asked for nothing more was switched off in mid-boot: init
+gives up on a silent server much sooner, but one download by a slow line makes no sign for long."""
 
 
 class Stage(StrEnum):
@@ -52,6 +55,8 @@ class Stage(StrEnum):
 ORDER = {stage: rank for rank, stage in enumerate(Stage)}
 REPORTED_STAGES = frozenset({Stage.INIT, Stage.ROOT, Stage.SWITCH, Stage.UP, Stage.FAILED})
 """The stages that only the node itself can tell of."""
+FETCHING_STAGES = frozenset({Stage.SCRIPT, Stage.KERNEL, Stage.INITRD, Stage.INIT, Stage.ROOT})
+"""The stages in which a node may yet ask for files of its image."""
 
 
 @dataclass(slots=True)
@@ -68,6 +73,8 @@ class Boot:
     """What the last stage said of itself: a file, an address, the reason of a failure."""
     image: str = ""
     """`name/version`, once the script was given."""
+    fetched: float = 0.0
+    """Unix time of the last sign that it takes what its image has; 0 before one, or once failed."""
 
     speaker: Speaker = Speaker.FIRMWARE
     """Who sent the last DISCOVER."""
@@ -97,8 +104,23 @@ class Boot:
         """Note a stage; one that lies before the last reached moves nothing back."""
         self.stages.setdefault(stage, now)
         self.answered = stage
+        if stage in FETCHING_STAGES:
+            self.fetched = max(self.fetched, now)
+        elif stage is Stage.FAILED:
+            self.fetched = 0.0
         if ORDER[stage] >= ORDER[self.stage] or self.stage is Stage.FAILED:
             self.stage, self.detail = stage, detail
+
+    def may_fetch(self, now: float) -> bool:
+        """Whether the node may yet ask for files of its image, which must stay so long."""
+        is_over = self.stage in (Stage.SWITCH, Stage.UP)
+        return bool(self.image) and not is_over and now - self.fetched <= FETCH_SILENCE_S
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the image runs on the node: well, or so that it could say that it does not."""
+        is_over = self.stage in (Stage.SWITCH, Stage.UP, Stage.FAILED)
+        return bool(self.image) and is_over and Stage.INIT in self.stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,10 +192,22 @@ class Journal:
         boot.reach(stage, detail[:REPORT_MAX], now)
 
     def use_image(self, mac: MacAddress, image: str) -> None:
-        """The boot under way was given this image, as `name/version`."""
+        """The boot under way was given this image, as `name/version`; "" is the local disk."""
         record = self._records.get(mac)
         if record is not None and record.boot is not None:
             record.boot.image = image
+
+    def fetch(self, mac: MacAddress, image: str, *, now: float) -> None:
+        """The node asks for a file of this image, as `name/version`.
+
+        So the image of a boot that was under way when this server was started gets known.
+        """
+        boot = self._touch(mac, now).boot
+        if boot is None or ORDER[boot.stage] < ORDER[Stage.SCRIPT]:
+            self.reach(mac, Stage.SCRIPT, now=now, detail=image)
+            self.use_image(mac, image)
+        elif boot.image == image or (not boot.image and boot.stage in FETCHING_STAGES):
+            boot.image, boot.fetched = image, now
 
     def note(self, mac: MacAddress, text: str, *, now: float) -> None:
         """Remember something that is no stage, such as an aborted transfer."""

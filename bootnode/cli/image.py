@@ -1,21 +1,14 @@
-"""`bootnode image`: from recipes to versions that nodes boot."""
+"""`bootnode image`: from recipes to versions that nodes boot; versions.py has what comes after."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bootnode.cli.common import (
-    Commands,
-    add_command,
-    print_json,
-    print_table,
-    read_config,
-    size,
-)
+from bootnode.cli import versions
+from bootnode.cli.common import Commands, add_command, read_config
 from bootnode.errors import ImageError
 
 if TYPE_CHECKING:
@@ -48,32 +41,7 @@ def add_commands(commands: Commands) -> None:
         metavar="STEP",
         help="do this step alone, on the results of the others as they are",
     )
-    add_command(
-        verbs,
-        "list",
-        run_list,
-        help="list images and their versions",
-        example="bootnode image list",
-        table=True,
-    )
-    show = add_command(
-        verbs,
-        "show",
-        run_show,
-        help="show the current version of an image",
-        example="bootnode image show failsafe",
-        table=True,
-    )
-    show.add_argument("name", metavar="NAME")
-    delete = add_command(
-        verbs,
-        "delete",
-        run_delete,
-        help="remove one version of an image; the current one only if it is the last",
-        example="bootnode image delete failsafe 0123456789abcdef",
-    )
-    delete.add_argument("name", metavar="NAME")
-    delete.add_argument("version", metavar="VERSION")
+    versions.add_commands(verbs)
 
 
 def _store(arguments: argparse.Namespace) -> ImageStore:
@@ -123,84 +91,3 @@ def _recipe_folder(name: str, config: Path) -> Path:
             return place / name
     known = sorted({folder.name for folder in find_recipes(places)})
     raise ImageError(f"there is no recipe '{name}' (there are: {', '.join(known) or 'none'})")
-
-
-def run_list(arguments: argparse.Namespace) -> int:
-    """Print a line a version."""
-    store = _store(arguments)
-    rows = []
-    for name in store.names():
-        current = store.current(name).version
-        rows += [(image, image.version == current) for image in store.versions(name)]
-    if arguments.json:
-        print_json([{**_plain(image), "current": current} for image, current in rows])
-        return 0
-    print_table(
-        ("IMAGE", "VERSION", "", "KERNEL", "SIZE", "IN RAM", "BUILT"),
-        (
-            (
-                image.name,
-                image.version,
-                "current" if current else "",
-                image.manifest.kernel_release,
-                size(sum(file.size_bytes for file in image.manifest.files)),
-                size(image.manifest.ram_bytes),
-                _when(image),
-            )
-            for image, current in rows
-        ),
-    )
-    return 0
-
-
-def run_show(arguments: argparse.Namespace) -> int:
-    """Print the manifest."""
-    image = _store(arguments).current(arguments.name)
-    plain = _plain(image)
-    if arguments.json:
-        print_json(plain)
-        return 0
-    files = [
-        (file.name, f"{size(file.size_bytes)}  sha256 {file.sha256}")
-        for file in image.manifest.files
-    ]
-    packages = [(name, version) for name, version in sorted(image.manifest.packages.items())]
-    print_table(
-        ("KEY", "VALUE"),
-        [
-            ("image", image.name),
-            ("version", image.version),
-            ("folder", str(image.folder)),
-            ("built", _when(image)),
-            ("kernel", image.manifest.kernel_release),
-            ("kernel_args", " ".join(image.kernel_args) or "-"),
-            ("in RAM", size(image.manifest.ram_bytes)),
-            ("root", _root(image)),
-            *files,
-            *packages,
-        ],
-    )
-    return 0
-
-
-def run_delete(arguments: argparse.Namespace) -> int:
-    """Remove a version."""
-    _store(arguments).delete(arguments.name, arguments.version)
-    print(f"{arguments.name} {arguments.version} is deleted")
-    return 0
-
-
-def _root(image: ImageVersion) -> str:
-    root = image.manifest.root
-    if root is None:
-        return "- (the ramdisk is all there is)"
-    by = "init" if root.fetch == "init" else "the boot loader"
-    return f"{root.format}, fetched by {by}, {size(root.ram_bytes)} in RAM"
-
-
-def _plain(image: ImageVersion) -> dict[str, Any]:
-    return image.manifest.model_dump(mode="json")
-
-
-def _when(image: ImageVersion) -> str:
-    return datetime.fromtimestamp(image.manifest.built_at, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,11 +1,12 @@
 """Built images on disk: `NAME/VERSION/` with its files and `manifest.json`, and `NAME/current`.
 
 Rules: VERSION is made from the content, so the same content is the same version; a version never
-changes once it is there; whoever reads sees a version whole or not at all, because it appears by
-one rename and `current` is replaced by another. Only the holder of the store's lock writes. The
-files are readable by all: another user serves them.
+changes once it is there; whoever reads sees a version whole or not at all, because it appears and
+disappears by one rename, and `current` is replaced by another. `history` has the versions that were
+current (retention.py); it is written before `current` moves, which alone decides. Only the holder
+of the store's lock writes. The files are readable by all: another user serves them.
 
-Limits: one build at a time in a store.
+Limits: one build at a time in a store, or one who deletes or rolls back.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +29,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bootnode.config import check_image_name
 from bootnode.errors import ImageError
+from bootnode.image.retention import past, push
 
 MANIFEST = "manifest.json"
 VERSION_LENGTH = 16
 _VERSION_PATTERN = re.compile(rf"[0-9a-f]{{{VERSION_LENGTH}}}")
 _CURRENT = "current"
+_HISTORY = "history"
 _LOCK = ".lock"
 _STAGING_PREFIX = ".staging-"
 _DELETED_PREFIX = ".deleted-"
+_NEW_SUFFIX = ".new"
+CURRENT_TRIES = 3
+"""How often a reader follows `current` that is moved away just then."""
 
 
 class FileEntry(BaseModel):
@@ -118,6 +125,15 @@ class ImageVersion:
     manifest: Manifest
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedVersion:
+    """A version whose manifest cannot be read: no node gets it."""
+
+    name: str
+    version: str
+    reason: str
+
+
 class ImageStore:
     """The images of one state folder."""
 
@@ -129,16 +145,32 @@ class ImageStore:
         if not self.folder.is_dir():
             return []
         named = (entry for entry in self.folder.iterdir() if not entry.name.startswith("."))
-        return sorted(entry.name for entry in named if self._version_names(entry.name))
+        return sorted(entry.name for entry in named if self.version_names(entry.name))
 
-    def versions(self, name: str) -> list[ImageVersion]:
-        """The versions of an image, oldest first; none if it was never built.
+    def version_names(self, name: str) -> list[str]:
+        """The versions of an image, damaged ones too, in no order; none if it was never built.
 
         Raises:
-            ImageError: the name cannot be an image's, or a manifest is damaged.
+            ImageError: the name cannot be an image's.
         """
-        found = [self.load(name, version) for version in self._version_names(name)]
-        return sorted(found, key=lambda image: (image.manifest.built_at, image.version))
+        folder = self._image_folder(name)
+        if not folder.is_dir():
+            return []
+        return sorted(e.name for e in folder.iterdir() if _VERSION_PATTERN.fullmatch(e.name))
+
+    def versions(self, name: str) -> list[ImageVersion | DamagedVersion]:
+        """The versions of an image: damaged ones, then the others, the oldest first.
+
+        Raises:
+            ImageError: the name cannot be an image's.
+        """
+        damaged, whole = [], []
+        for version in self.version_names(name):
+            try:
+                whole.append(self.load(name, version))
+            except ImageError as error:
+                damaged.append(DamagedVersion(name=name, version=version, reason=str(error)))
+        return [*damaged, *sorted(whole, key=lambda v: (v.manifest.built_at, v.version))]
 
     def current(self, name: str) -> ImageVersion:
         """The version that a node gets now.
@@ -146,12 +178,43 @@ class ImageStore:
         Raises:
             ImageError: there is none, or its manifest is damaged.
         """
-        link = self._image_folder(name) / _CURRENT
-        try:
-            version = link.readlink().name
-        except OSError as error:
-            raise _not_built(name) from error
+        for _ in range(CURRENT_TRIES - 1):
+            version = self.current_name(name)
+            if version is None:
+                break
+            try:
+                return self.load(name, version)
+            except ImageError:
+                # It may have been replaced and removed since the link was read.
+                if self.current_name(name) == version:
+                    raise
+        version = self.current_name(name)
+        if version is None:
+            raise _not_built(name)
         return self.load(name, version)
+
+    def current_name(self, name: str) -> str | None:
+        """The name of the version that is current; None if there is none.
+
+        Raises:
+            ImageError: the name cannot be an image's.
+        """
+        try:
+            return (self._image_folder(name) / _CURRENT).readlink().name
+        except OSError:
+            return None
+
+    def past(self, name: str) -> list[str]:
+        """The versions that were current before the one that is now and are still there.
+
+        The latest comes first.
+
+        Raises:
+            ImageError: the name cannot be an image's.
+        """
+        history = self._history(name)
+        there = set(self.version_names(name))
+        return [version for version in past(history, self.current_name(name)) if version in there]
 
     def load(self, name: str, version: str) -> ImageVersion:
         """One version of an image.
@@ -166,8 +229,8 @@ class ImageStore:
             raise ImageError(f"image '{name}' has no version {version}") from error
         except (OSError, ValidationError) as error:
             raise ImageError(
-                f"{folder / MANIFEST} cannot be read: run `bootnode image delete {name} {version}` "
-                f"and build it again ({_first_line(error)})"
+                f"{folder / MANIFEST} cannot be read: run `bootnode image build {name}`, which "
+                f"mends it or makes another version ({_first_line(error)})"
             ) from error
         return ImageVersion(
             name=name,
@@ -202,14 +265,20 @@ class ImageStore:
     ) -> ImageVersion:
         """Make the files in `staged` the current version of an image; inside `staging` only.
 
-        Publishing what is there already changes nothing but `current`.
+        Publishing what is there already changes nothing but `current`, unless it was damaged since.
+
+        Raises:
+            ImageError: the name cannot be an image's, or the root is not what its archiver made.
         """
         image_folder = self._image_folder(name)
         files = tuple(_describe(file) for file in sorted(staged.iterdir()))
+        _check_root(name, contents.root, files)
         version = _version(name, contents, files)
         target = image_folder / version
         _make_readable_folder(image_folder)
-        if not (target / MANIFEST).exists():
+        if target.exists() and not self._is_whole(name, version, files, staged):
+            self._remove(target, f"{name}-{version}")
+        if not target.exists():
             manifest = Manifest(
                 **contents.model_dump(),
                 **provenance.model_dump(),
@@ -222,30 +291,105 @@ class ImageStore:
             _seal(staged)
             staged.rename(target)
             _sync(image_folder)
-        self._point_current_to(image_folder, version)
-        return self.load(name, version)
+        return self.make_current(name, version)
 
-    def delete(self, name: str, version: str) -> None:
-        """Remove one version; the current one only if it is the last.
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """The right to delete versions and to move `current`, while nobody else builds.
 
         Raises:
-            ImageError: it is not there, is current, or a build runs at this moment.
+            ImageError: a build runs at this moment, or the disk refuses.
+        """
+        try:
+            with self._locked():
+                self._remove_leftovers()
+                yield
+        except OSError as error:
+            place = error.filename or self.folder
+            raise ImageError(f"images cannot be changed: {error.strerror} ({place})") from error
+
+    def make_current(self, name: str, version: str) -> ImageVersion:
+        """Let nodes get this version; inside `staging` or `changing` only.
+
+        Raises:
+            ImageError: it is not there, or its manifest is damaged.
+        """
+        image = self.load(name, version)
+        before = self.current_name(name)
+        if before != version:
+            # Before the link: if we are killed between, the link still says what holds.
+            self._write_history(name, push(self._history(name), before, version))
+            self._point_current_to(name, version)
+        return image
+
+    def roll_back(self, name: str) -> ImageVersion:
+        """Let nodes get the version that was current before; inside `changing` only.
+
+        Raises:
+            ImageError: none was, or its manifest is damaged.
+        """
+        before = self.past(name)
+        if not before:
+            there = ", ".join(self.version_names(name))
+            if not there:
+                raise _not_built(name)
+            raise ImageError(
+                f"no version of '{name}' that is still there was current before: name one, "
+                f"`bootnode image rollback {name} VERSION` (there are: {there})"
+            )
+        # The history stays: what comes after `current` in it is the future no more.
+        image = self.load(name, before[0])
+        self._point_current_to(name, image.version)
+        return image
+
+    def delete(self, name: str, version: str) -> int:
+        """Remove a version that is not current, or the last one; inside `changing` only.
+
+        Returns the bytes that this frees: a file that a build has cached still takes its place.
+
+        Raises:
+            ImageError: it is not there, or is current.
         """
         folder = self._version_folder(name, version)
-        with self._locked():
-            if not folder.is_dir():
-                raise ImageError(f"image '{name}' has no version {version}")
-            link = folder.parent / _CURRENT
-            if link.is_symlink() and link.readlink().name == version:
-                if len(self._version_names(name)) > 1:
-                    raise ImageError(f"version {version} is what nodes get as '{name}' now: kept")
-                link.unlink()
-            # Out of sight by one rename, so that nobody sees half a version.
-            doomed = Path(mkdtemp(dir=self.folder, prefix=_DELETED_PREFIX))
-            folder.rename(doomed / version)
-            shutil.rmtree(doomed)
-            if not any(folder.parent.iterdir()):
-                folder.parent.rmdir()
+        if not folder.is_dir():
+            raise ImageError(f"image '{name}' has no version {version}")
+        if self.version_names(name) == [version]:
+            return self.delete_all(name)
+        if self.current_name(name) == version:
+            raise ImageError(
+                f"version {version} is what nodes get as '{name}' now: build or roll back to "
+                "another one first"
+            )
+        return self._remove(folder, f"{name}-{version}")
+
+    def delete_all(self, name: str) -> int:
+        """Remove an image with all its versions; inside `changing` only.
+
+        Returns the bytes that this frees.
+
+        Raises:
+            ImageError: it is not there.
+        """
+        folder = self._image_folder(name)
+        if not folder.is_dir():
+            raise _not_built(name)
+        return self._remove(folder, name)
+
+    def _is_whole(self, name: str, version: str, files: Sequence[FileEntry], staged: Path) -> bool:
+        """Whether a published version still has the content that it is named by."""
+        try:
+            folder = self.load(name, version).folder
+            return all(_has_content(folder / file.name, file, staged) for file in files)
+        except (ImageError, FileNotFoundError):
+            return False
+
+    def _remove(self, folder: Path, name: str) -> int:
+        # Out of sight by one rename, so that nobody sees half a version; it needs no space either.
+        doomed = self.folder / f"{_DELETED_PREFIX}{name}"
+        folder.rename(doomed)
+        freed = sum(_freed_bytes(file) for file in doomed.rglob("*"))
+        shutil.rmtree(doomed)
+        return freed
 
     def _image_folder(self, name: str) -> Path:
         try:
@@ -258,12 +402,6 @@ class ImageStore:
             raise ImageError(f"'{version}' is not a version (want {VERSION_LENGTH} hex digits)")
         return self._image_folder(name) / version
 
-    def _version_names(self, name: str) -> list[str]:
-        folder = self._image_folder(name)
-        if not folder.is_dir():
-            return []
-        return sorted(e.name for e in folder.iterdir() if _VERSION_PATTERN.fullmatch(e.name))
-
     @contextmanager
     def _locked(self) -> Iterator[None]:
         _make_readable_folder(self.folder)
@@ -273,7 +411,8 @@ class ImageStore:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ImageError(
-                    f"another build runs in {self.folder}: wait until it has ended"
+                    f"another build runs in {self.folder}, or versions are deleted there: wait "
+                    "until that has ended"
                 ) from error
             yield
 
@@ -281,13 +420,30 @@ class ImageStore:
         for entry in self.folder.iterdir():
             if entry.name.startswith((_STAGING_PREFIX, _DELETED_PREFIX)):
                 shutil.rmtree(entry)
+        for file in self.folder.glob(f"*/.*{_NEW_SUFFIX}"):
+            file.unlink()
 
-    def _point_current_to(self, image_folder: Path, version: str) -> None:
-        new_link = image_folder / f".{_CURRENT}.new"
-        new_link.unlink(missing_ok=True)
+    def _point_current_to(self, name: str, version: str) -> None:
+        image_folder = self._image_folder(name)
+        new_link = image_folder / f".{_CURRENT}{_NEW_SUFFIX}"
         new_link.symlink_to(version)
         new_link.replace(image_folder / _CURRENT)
         _sync(image_folder)
+
+    def _history(self, name: str) -> list[str]:
+        try:
+            text = (self._image_folder(name) / _HISTORY).read_text("ascii", errors="replace")
+        except FileNotFoundError:
+            return []
+        return [line for line in text.split() if _VERSION_PATTERN.fullmatch(line)]
+
+    def _write_history(self, name: str, history: Sequence[str]) -> None:
+        file = self._image_folder(name) / _HISTORY
+        new = file.with_name(f".{_HISTORY}{_NEW_SUFFIX}")
+        new.write_text("".join(f"{version}\n" for version in history), encoding="ascii")
+        new.chmod(0o644)
+        _sync(new)
+        new.replace(file)
 
 
 def hash_tree(*folders: Path) -> str:
@@ -330,6 +486,21 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def _has_content(file: Path, wanted: FileEntry, staged: Path) -> bool:
+    # What the cache and the version share by a hard link was read for the name of the version.
+    return file.samefile(staged / wanted.name) or _describe(file) == wanted
+
+
+def _check_root(name: str, root: RootFile | None, files: Sequence[FileEntry]) -> None:
+    """Find a cached archive that the disk has damaged: every node would refuse it."""
+    for file in files:
+        if root is not None and file.name == root.file and file.sha256 != root.sha256:
+            raise ImageError(
+                f"the cached {file.name} of '{name}' is damaged: run "
+                f"`bootnode image build {name} --from archive`"
+            )
+
+
 def _write_manifest(path: Path, manifest: Manifest) -> None:
     path.write_text(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
 
@@ -356,6 +527,12 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _freed_bytes(file: Path) -> int:
+    """What removing this file frees: nothing if it has another name elsewhere."""
+    status = file.lstat()
+    return status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0
 
 
 def _first_line(error: Exception) -> str:

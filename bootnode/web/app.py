@@ -162,6 +162,7 @@ class WebApp:
                     self._journal.reach(mac, Stage.FAILED, now=now, detail=reason)
                 case _:
                     self._journal.reach(mac, Stage.SCRIPT, now=now, detail="local disk")
+                    self._journal.use_image(mac, "")
         return web.Response(text=ipxe.render(plan))
 
     def _image(self, name: str | None) -> ImageFiles | str:
@@ -184,10 +185,14 @@ class WebApp:
             raise web.HTTPNotFound from None
         if match["file"] not in {entry.name for entry in version.manifest.files}:
             raise web.HTTPNotFound
-        response = await _send(request, version.folder / match["file"])
+        detail = f"{version.name}/{version.version}"
         mac = self._mac_of(request)
+        if mac is not None:
+            self._journal.fetch(mac, detail, now=self._clock())
+        response = await _send(request, version.folder / match["file"])
         if mac is not None and _is_delivered(request, response):
-            now, detail = self._clock(), f"{version.name}/{version.version}"
+            now = self._clock()
+            self._journal.fetch(mac, detail, now=now)
             if match["file"] == version.kernel:
                 self._journal.reach(mac, Stage.KERNEL, now=now, detail=detail)
             elif match["file"] in version.initrds[-1:]:

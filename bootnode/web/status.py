@@ -10,6 +10,7 @@ from typing import Any
 
 from bootnode.addresses import MacAddress
 from bootnode.boot.journal import Journal, Record, Stage
+from bootnode.boot.usage import image_usage
 from bootnode.nodes import NodeTable
 
 NEVER_SEEN = "-"
@@ -85,6 +86,7 @@ def as_json(table: NodeTable, journal: Journal, *, now: float) -> dict[str, Any]
     return {
         "now": now,
         "nodes": [asdict(line) for line in node_statuses(table, journal)],
+        "images": asdict(image_usage(table, journal, now=now)),
         "counters": dict(sorted(journal.counters.items())),
     }
 

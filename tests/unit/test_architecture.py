@@ -15,9 +15,9 @@ LEVELS = {
     """,
     1: """
         config nodes
-        boot/client boot/plan boot/ipxe boot/journal
+        boot/client boot/plan boot/ipxe boot/journal boot/usage
         dhcp/leases dhcp/responder tftp/transfer
-        image/keys image/spec lab/config
+        image/keys image/retention image/spec lab/config
     """,
     2: """
         control files net notify state
@@ -31,7 +31,8 @@ LEVELS = {
     3: """
         daemon
         lab/demo lab/lab lab/supervisor
-        cli/check cli/common cli/image cli/lab cli/node cli/progress cli/status
+        cli/check cli/common cli/image cli/lab cli/node cli/progress cli/status cli/users
+        cli/versions
     """,
 }
 """Every module of the package and its level; the `__init__.py` of folders have none."""

@@ -10,7 +10,15 @@ import pytest
 
 from bootnode.addresses import MacAddress
 from bootnode.errors import ConfigError
-from bootnode.nodes import RANGE_MAX, Boot, Node, NodeTable, expand_name, load_nodes
+from bootnode.nodes import (
+    RANGE_MAX,
+    Boot,
+    Node,
+    NodeTable,
+    expand_name,
+    fold_names,
+    load_nodes,
+)
 
 SHIPPED = Path(__file__).parents[2] / "config" / "nodes.yaml"
 MAC = MacAddress.parse("52:54:00:12:34:56")
@@ -481,3 +489,36 @@ def test_longest_range() -> None:
     assert expand_name("plain") == ["plain"]
     with pytest.raises(ValueError, match=re.escape("'n[0-1]-[0-1]' is not a node name")):
         expand_name("n[0-1]-[0-1]")
+
+
+@pytest.mark.parametrize(
+    ("names", "patterns"),
+    [
+        ([], []),
+        (["login"], ["login"]),
+        (["node-000"], ["node-000"]),
+        (["node-000", "node-001"], ["node-[000-001]"]),
+        (["node-002", "node-000", "node-001", "node-000"], ["node-[000-002]"]),
+        (["node-000", "node-002", "node-003"], ["node-000", "node-[002-003]"]),
+        (["n8", "n9", "n10", "n11"], ["n[8-11]"]),
+        (["n08", "n09", "n10", "n8", "n9"], ["n[8-9]", "n[08-10]"]),
+        (["n99", "n100", "n099"], ["n99", "n[099-100]"]),
+        (["r1n1-ib", "r1n2-ib", "r2n1-ib", "r1n2"], ["r1n2", "r1n[1-2]-ib", "r2n1-ib"]),
+        (["7", "8"], ["[7-8]"]),
+        (["web", "db", "n2", "n1"], ["n[1-2]", "web", "db"]),
+        (
+            ["02:00:00:00:00:98", "02:00:00:00:00:99", "unknown-*", "n1"],
+            ["n1", "02:00:00:00:00:98", "02:00:00:00:00:99", "unknown-*"],
+        ),
+    ],
+)
+def test_names_fold_into_the_patterns_that_make_them(names: list[str], patterns: list[str]) -> None:
+    assert fold_names(names) == patterns
+    made = [n for p in patterns for n in ([p] if p in names else expand_name(p))]
+    assert sorted(made) == sorted(set(names))
+
+
+def test_no_range_is_longer_than_one_may_be() -> None:
+    names = [f"n{number}" for number in range(RANGE_MAX + 1)]
+    patterns = fold_names(names)
+    assert patterns == [f"n[0-{RANGE_MAX - 1}]", f"n{RANGE_MAX}"]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import UnixStreamServer
 
 import pytest
 
+from bootnode.boot.journal import Journal
 from bootnode.cli import main
 from bootnode.image.store import Contents, ImageStore, Provenance
+from bootnode.nodes import load_nodes
+from bootnode.web.status import as_json
 
+NOW = 1_700_000_000.0
+"""What time the daemon's clock says."""
 CONFIG = "state_dir: state\nnetworks: [{interface: tap0, dhcp: full}]\n"
 NODES = """\
 defaults: {image: failsafe, kernel_args: [console=ttyS0]}
@@ -80,3 +89,47 @@ def publish(folder: Path) -> Callable[..., str]:
         return version.version
 
     return make
+
+
+class Daemon(UnixStreamServer):
+    """Answers every request with the status of a journal."""
+
+    def __init__(self, path: Path, journal: Journal, nodes: Path) -> None:
+        self.journal = journal
+        self.table = load_nodes(nodes)
+        super().__init__(str(path), Handler)
+
+    def body(self) -> bytes:
+        return json.dumps(as_json(self.table, self.journal, now=NOW)).encode()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Daemon
+
+    def do_GET(self) -> None:  # the library's name
+        body = self.server.body()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+    def address_string(self) -> str:
+        return "unix"
+
+
+@pytest.fixture
+def journal(folder: Path) -> Iterator[Journal]:
+    """The journal of a daemon that answers on the configuration's socket."""
+    journal = Journal()
+    (folder / "state").mkdir(exist_ok=True)
+    with Daemon(folder / "state" / "bootnoded.sock", journal, folder / "nodes.yaml") as daemon:
+        thread = threading.Thread(target=daemon.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield journal
+        finally:
+            daemon.shutdown()
+            thread.join(10)

@@ -3,69 +3,20 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
-from socketserver import UnixStreamServer
 from typing import Any
 
 import pytest
 
 from bootnode.addresses import MacAddress
 from bootnode.boot.journal import Journal, Stage
-from bootnode.nodes import load_nodes
-from bootnode.web.status import as_json
 
 Run = Callable[..., Any]
 NOW = 1_700_000_000.0
 MAC = MacAddress.parse("fc:ab:14:e8:66:01")
 STRANGER = MacAddress.parse("02:00:00:00:00:99")
-
-
-class Daemon(UnixStreamServer):
-    """Answers every request with the status of a journal."""
-
-    def __init__(self, path: Path, journal: Journal, nodes: Path) -> None:
-        self.journal = journal
-        self.table = load_nodes(nodes)
-        super().__init__(str(path), Handler)
-
-    def body(self) -> bytes:
-        return json.dumps(as_json(self.table, self.journal, now=NOW)).encode()
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Daemon
-
-    def do_GET(self) -> None:  # the library's name
-        body = self.server.body()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_arguments: object) -> None:
-        pass
-
-    def address_string(self) -> str:
-        return "unix"
-
-
-@pytest.fixture
-def journal(folder: Path) -> Iterator[Journal]:
-    """The journal of a daemon that answers on the configuration's socket."""
-    journal = Journal()
-    (folder / "state").mkdir()
-    with Daemon(folder / "state" / "bootnoded.sock", journal, folder / "nodes.yaml") as daemon:
-        thread = threading.Thread(target=daemon.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield journal
-        finally:
-            daemon.shutdown()
-            thread.join(10)
 
 
 def test_status_in_a_pipe(run: Run, journal: Journal) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,6 +19,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from bootnode.addresses import MacAddress
 from bootnode.boot.journal import Journal, Record, Stage
 from bootnode.boot.plan import LOADER_NAMES, Policy
+from bootnode.boot.usage import image_usage
 from bootnode.files import FileRoots
 from bootnode.image.store import Contents, ImageStore, Provenance, RootFile
 from bootnode.nodes import Boot, Node, NodeTable
@@ -257,8 +259,9 @@ async def test_script_by_any_spelling_of_the_mac(site: Site, spelling: str) -> N
 async def test_script_of_a_node_with_a_root_file_system(
     site: Site, fetch: str, file: str, place: str
 ) -> None:
+    sha256 = hashlib.sha256(b"compressed").hexdigest()
     root = RootFile(
-        format="erofs", fetch=fetch, file=file, size_bytes=10, sha256="ab" * 32, ram_bytes=4096
+        format="erofs", fetch=fetch, file=file, size_bytes=10, sha256=sha256, ram_bytes=4096
     )
     publish(site.store, root=root)
     response = await site.client.get("/boot/52-54-00-12-34-56.ipxe", headers=at(ADDRESS))
@@ -270,7 +273,7 @@ async def test_script_of_a_node_with_a_root_file_system(
         "bootnode.root=erofs",
         "bootnode.root_ram=4096",
         place.format(base=base),
-        f"bootnode.root_sha256={'ab' * 32}",
+        f"bootnode.root_sha256={sha256}",
         "bootnode.root_size=10",
     ]
     if fetch == "init":
@@ -396,17 +399,32 @@ async def test_when_an_image_counts_as_delivered(
     headers = at(ADDRESS) | ({"Range": range_} if range_ else {})
     await site.read(f"/images/{site.image}/initrd.img", headers)
     assert site.delivered == ([MAC] if is_delivered else [])
-    assert site.stages() == (["initrd", site.image] if is_delivered else [])
+    assert site.stages() == ["script", *(["initrd"] if is_delivered else []), site.image]
 
 
 async def test_the_kernel_is_a_stage_and_other_files_are_none(site: Site) -> None:
     site.journal.locate(MAC, ADDRESS, now=NOW)
     for name in ("root.tar.gz", "vmlinuz"):
         await site.read(f"/images/{site.image}/{name}", at(ADDRESS))
-    assert site.stages() == ["kernel", site.image]
+    assert site.stages() == ["script", "kernel", site.image]
     assert site.delivered == []
     await site.client.head(f"/images/{site.image}/initrd.img", headers=at(ADDRESS))
-    assert site.stages() == ["kernel", site.image]
+    assert site.stages() == ["script", "kernel", site.image]
+
+
+async def test_who_asks_for_a_file_boots_that_version(site: Site) -> None:
+    """As after a restart of this server: the script was given before it."""
+    site.journal.locate(MAC, ADDRESS, now=NOW)
+    await site.read(f"/images/{site.image}/root.tar.gz", at(ADDRESS) | {"Range": "bytes=3-"})
+    usage = image_usage(site.policy.table, site.journal, now=NOW)
+    assert usage.booting == {site.image: ["n1"]}
+
+
+async def test_the_local_disk_takes_no_image(site: Site) -> None:
+    await site.client.get("/boot/52-54-00-12-34-56.ipxe", headers=at(ADDRESS))
+    site.policy.table = NodeTable((node("n1", MAC, boot=Boot.LOCAL),))
+    await site.client.get("/boot/52-54-00-12-34-56.ipxe", headers=at(ADDRESS))
+    assert image_usage(site.policy.table, site.journal, now=NOW).booting == {}
 
 
 async def test_a_version_is_served_whatever_is_published_meanwhile(site: Site) -> None:

@@ -51,6 +51,7 @@ def test_a_node_never_heard_of() -> None:
                 "notes": (),
             }
         ],
+        "images": {"next_boot": {"failsafe": ["n1"]}, "booting": {}, "running": {}},
         "counters": {},
     }
 
