@@ -206,6 +206,11 @@ class Config(Settings):
         return self.state_dir / SOCKET_NAME
 
     @property
+    def node_secret(self) -> Path:
+        """What machine ids and host keys of nodes are made from."""
+        return self.state_dir / "node-secret"
+
+    @property
     def images(self) -> Path:
         """The folder of built images."""
         return self.state_dir / "images"

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from ipaddress import IPv4Address
@@ -26,6 +26,7 @@ from aiohttp import web
 from bootnode import __version__, net
 from bootnode.addresses import Interface, MacAddress
 from bootnode.boot.journal import Journal, Stage
+from bootnode.boot.nodefiles import NodeNetwork
 from bootnode.boot.plan import LOADER_NAMES, LOADERS, Policy, Site
 from bootnode.cli.common import add_config_options
 from bootnode.config import Config, NetworkSettings
@@ -38,6 +39,7 @@ from bootnode.errors import BootnodeError, ConfigError, StartError
 from bootnode.files import FileRoots, OpenFile
 from bootnode.image.store import ImageStore
 from bootnode.ndp.server import RouterSolicitationServer
+from bootnode.nodekeys import NodeKeys
 from bootnode.nodes import Boot, NodeTable, load_site
 from bootnode.notify import notify, reloading, watchdog_interval_s
 from bootnode.state import LeaseStore
@@ -45,6 +47,7 @@ from bootnode.tftp.packet import ReadRequest
 from bootnode.tftp.server import Endpoint, Refused, TftpServer, TransferEvent
 from bootnode.tftp.transfer import Completed, Failed, FileSource
 from bootnode.web.app import WebApp
+from bootnode.web.nodefiles import NodeFiles
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +147,7 @@ class Daemon:
             self._open_file,
             self._on_transfer,
         )
-        sites = await self._http(interfaces, tftp, stack)
+        sites = await self._http(networks, tftp, stack)
         # Everything is taken: from here on, nothing can turn out to be in use.
         stack.push_async_callback(writer.aclose)
         for server in servers:
@@ -250,7 +253,10 @@ class Daemon:
         return Site(address=interface.address.ip, http_port=self.config.http.port)
 
     async def _http(
-        self, interfaces: Iterable[Interface], tftp: TftpServer, stack: AsyncExitStack
+        self,
+        networks: Sequence[tuple[NetworkSettings, Interface]],
+        tftp: TftpServer,
+        stack: AsyncExitStack,
     ) -> list[web.BaseSite]:
         """The web server on each network, on loopback, and on the Unix socket."""
         http = WebApp(
@@ -261,9 +267,21 @@ class Daemon:
             files=self.config.files,
             clock=time.time,
             on_delivered=self._on_delivered,
+            node_files=NodeFiles(
+                policy=self.policy,
+                networks=[
+                    NodeNetwork(
+                        server=interface.address,
+                        http_port=self.config.http.port,
+                        settings=settings,
+                    )
+                    for settings, interface in networks
+                ],
+                keys=NodeKeys(self.config.node_secret, may_make=True),
+            ),
             counters={"tftp": tftp.counters},
         )
-        addresses = {*(interface.address.ip for interface in interfaces), LOOPBACK}
+        addresses = {*(interface.address.ip for _, interface in networks), LOOPBACK}
         sockets = [
             _keep(stack, net.http_socket(address, self.config.http.port))
             for address in sorted(addresses)

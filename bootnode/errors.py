@@ -4,7 +4,10 @@ BootnodeError
 ├── PacketError    a peer sent bytes that are not what they claim to be
 ├── ConfigError    one or more problems in a configuration file or an image recipe
 ├── ImageError     an image cannot be built, found or read
+├── KeysError      the server's secret for node keys cannot be read or made
+├── NodeFilesError one or more templates cannot be rendered for a node
 ├── StartError     the daemon cannot start: a port in use, an interface missing
+├── TemplateError  a template cannot be read or rendered
 └── LabError       the virtual lab cannot do what was asked
 
 Every message says what is wrong, where, and what to do. Only the command line prints or exits.
@@ -57,6 +60,27 @@ class ConfigError(BootnodeError):
 
 class ImageError(BootnodeError):
     """An image cannot be built, found or read."""
+
+
+class KeysError(BootnodeError):
+    """The secret that node keys are made from cannot be read or made."""
+
+
+class TemplateError(BootnodeError):
+    """What is wrong with one template, and in which line."""
+
+    def __init__(self, name: str, line: int, message: str) -> None:
+        """`name` is its path below its folder; `line` counts from 1, 0 means the whole file."""
+        self.name, self.line, self.message = name, line, message
+        super().__init__(f"{name}:{line}: {message}" if line else f"{name}: {message}")
+
+
+class NodeFilesError(BootnodeError):
+    """Everything that is wrong with the templates of a tree."""
+
+    def __init__(self, problems: Iterable[TemplateError]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(str(problem) for problem in self.problems))
 
 
 class StartError(BootnodeError):

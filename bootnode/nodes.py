@@ -135,6 +135,8 @@ class Node:
     boot: Boot
     boot_file: str | None
     vars: Mapping[str, Any]
+    profiles: tuple[str, ...] = ()
+    """What its settings were taken from, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +352,7 @@ class _TableBuilder:
                 boot=merged.boot,
                 boot_file=merged.boot_file,
                 vars=merged.vars,
+                profiles=entry.profile,
             )
 
     def _claim(

@@ -8,7 +8,7 @@ tries again, and after some tries the node asks the server anew, for the answer 
 
 from __future__ import annotations
 
-from bootnode.boot.plan import HOLD_S, Hold, ImageBoot, LocalBoot, ScriptPlan
+from bootnode.boot.plan import HOLD_S, NODE_FILES, Hold, ImageBoot, LocalBoot, ScriptPlan
 
 FETCH_TRIES = 5
 """Tries at one file before the whole script is asked for again."""
@@ -33,13 +33,14 @@ def render(plan: ScriptPlan) -> str:
 def kernel_command_line(plan: ImageBoot) -> str:
     """The arguments after the kernel's name: ours for init, then the image's and the node's."""
     # UEFI kernels before 5.7 find the ramdisk only by name; naming it harms nobody else.
-    ours = [f"initrd={name}" for name in plan.image.initrds]
+    ours = [f"initrd={name}" for name, _ in _ramdisks(plan)]
     ours += [
         f"bootnode.server={plan.site.url}",
         f"bootnode.node={plan.node}",
         f"bootnode.image={plan.image.name}/{plan.image.version}",
         f"BOOTIF={BOOTIF_ETHERNET}-{plan.mac.hyphenated}",
         *_root_arguments(plan),
+        *(["bootnode.node_files=yes"] if plan.image.has_node_files else []),
     ]
     return " ".join([*ours, *plan.image.kernel_args, *plan.kernel_args])
 
@@ -59,6 +60,16 @@ def _root_arguments(plan: ImageBoot) -> list[str]:
     return [*arguments, *place, *(sizes if root.is_file else [])]
 
 
+def _ramdisks(plan: ImageBoot) -> list[tuple[str, str]]:
+    """Name and URL of each ramdisk, in the order they are unpacked."""
+    image = plan.image
+    ramdisks = [(name, f"{_base(plan)}/{name}") for name in image.initrds]
+    if image.has_node_files:
+        url = plan.site.node_files_url(plan.mac, f"{image.name}/{image.version}")
+        ramdisks.append((NODE_FILES, url))
+    return ramdisks
+
+
 def _base(plan: ImageBoot) -> str:
     """Where the files of the image are."""
     return f"{plan.site.url}/images/{plan.image.name}/{plan.image.version}"
@@ -75,7 +86,7 @@ def _image(plan: ImageBoot) -> list[str]:
         "imgfree",
         f"kernel --name {image.kernel} {base}/{image.kernel} {arguments} || goto again",
     ]
-    lines += [f"initrd --name {name} {base}/{name} || goto again" for name in image.initrds]
+    lines += [f"initrd --name {name} {url} || goto again" for name, url in _ramdisks(plan)]
     return [
         *lines,
         "boot || goto again",

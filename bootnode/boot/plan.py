@@ -33,6 +33,8 @@ LOADERS: Mapping[Architecture, tuple[str, ...]] = MappingProxyType(
 """The boot loaders for each architecture by file name, the better one first."""
 
 LOADER_NAMES = frozenset(name for names in LOADERS.values() for name in names)
+NODE_FILES = "node.cpio"
+"""What the ramdisk with a node's own files is called."""
 HOLD_S = 15
 """Seconds a node waits before it asks again when its boot cannot go on."""
 
@@ -54,6 +56,10 @@ class Site:
     def script_url(self, mac: MacAddress) -> str:
         """Where the boot script of this MAC is."""
         return f"{self.url}/boot/{mac.hyphenated}.ipxe"
+
+    def node_files_url(self, mac: MacAddress, image: str) -> str:
+        """Where the ramdisk of this MAC's own files is; `image` is NAME/VERSION."""
+        return f"{self.url}/boot/{mac.hyphenated}/{image}/{NODE_FILES}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +188,8 @@ class ImageFiles:
     kernel_args: tuple[str, ...]
     root: RootFile | None = None
     """None when the ramdisk is all there is."""
+    has_node_files: bool = False
+    """Whether a ramdisk with files of the node's own follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         config, table = load_site(arguments.config, state_dir=arguments.state_dir)
         problems += _missing_images(config, table)
+        problems += _wrong_templates(config, table)
         summary = f"ok: {len(table)} nodes on {len(config.networks)} network(s)"
     except ConfigError as error:
         problems += error.problems
@@ -65,3 +66,9 @@ def _missing_images(config: Config, table: NodeTable) -> Iterator[Problem]:
             store.current(use.image)
         except ImageError as error:
             yield replace(use.problem, message=str(error))
+
+
+def _wrong_templates(config: Config, table: NodeTable) -> Iterator[Problem]:
+    from bootnode.cli.nodefiles import find_problems
+
+    yield from find_problems(config, table)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from bootnode.errors import ImageError
-from bootnode.image import archive, rootfs
+from bootnode.image import archive, nodefiles, rootfs
 from bootnode.image.distributions import DISTRIBUTIONS
 from bootnode.image.kernel import (
     Kernel,
@@ -172,6 +172,8 @@ class _Build:
 
     def publish(self, store: ImageStore) -> ImageVersion:
         """Make what the steps made the current version."""
+        # Before the long steps: a template may be wrong.
+        node_files = nodefiles.read(self.recipe.node_files)
         files = list(self._files())
         contents = self._contents()
         self._check_limit("ram", contents.ram_bytes, "takes")
@@ -179,6 +181,9 @@ class _Build:
             self.staged.mkdir()
             for file in files:
                 _place(file, self.staged / file.name)
+            if node_files:
+                nodefiles.write(node_files, self.staged / nodefiles.FILE)
+                contents = contents.model_copy(update={"node_files": nodefiles.FILE})
             provenance = Provenance(
                 recipe_sha256=hash_tree(
                     *self.recipe.bases, self.recipe.folder, init_folder(self.recipe)

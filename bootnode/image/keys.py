@@ -165,6 +165,8 @@ class RecipeFile(Settings):
     kernel: KernelKeys = KernelKeys()
     kernel_args: KernelArgs = ()
     """For the kernel command line, before those of the node."""
+    node_files: PathBeside | None = None
+    """A folder beside image.yaml with files and templates for each node."""
     limits: LimitKeys = LimitKeys()
     distribution: Literal["debian", "rocky"] | None = None
     """The operating system; without it the image is a ramdisk alone."""

@@ -113,6 +113,8 @@ class Recipe:
     description: str
     kernel: KernelSpec
     kernel_args: tuple[str, ...]
+    node_files: tuple[Path, ...]
+    """Folders of files and templates for each node; what a later one has replaces an earlier's."""
     limits: Limits
     system: System | None
     """None for a ramdisk alone."""
@@ -157,6 +159,7 @@ def load_recipe(folder: Path) -> Recipe:
             load=_together(layers, "kernel", "load"),
         ),
         kernel_args=_together(layers, "kernel_args"),
+        node_files=_beside(layers, "node_files"),
         limits=Limits(**{name: _value(layers, "limits", name) for name in LimitKeys.model_fields}),
         system=_system(layers),
     )
@@ -225,11 +228,19 @@ def _together(layers: Sequence[_Layer], *path: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for layer in layers for word in _get(layer.written, path)))
 
 
+def _beside(layers: Sequence[_Layer], key: str) -> tuple[Path, ...]:
+    """What each of them has beside its image.yaml under this key."""
+    named = ((layer.folder, _get(layer.written, [key])) for layer in layers)
+    return tuple(folder / name for folder, name in named if name is not None)
+
+
 def _problems_of_one(layer: _Layer) -> Iterator[Problem]:
     """What is missing beside an image.yaml."""
     written, folder = layer.written, layer.folder
-    if written.overlay is not None and not (folder / written.overlay).is_dir():
-        yield layer.problem("overlay", message=f"there is no folder {folder / written.overlay}")
+    for named in ("overlay", "node_files"):
+        path = _get(written, [named])
+        if path is not None and not (folder / path).is_dir():
+            yield layer.problem(named, message=f"there is no folder {folder / path}")
     if written.customise is not None and not (folder / written.customise).is_file():
         yield layer.problem("customise", message=f"there is no file {folder / written.customise}")
     for number, repository in enumerate(written.repositories):
@@ -311,16 +322,8 @@ def _system(layers: Sequence[_Layer]) -> System | None:
             for written in layer.written.repositories
         ),
         packages=_together(layers, "packages"),
-        overlays=tuple(
-            layer.folder / layer.written.overlay
-            for layer in layers
-            if layer.written.overlay is not None
-        ),
-        scripts=tuple(
-            layer.folder / layer.written.customise
-            for layer in layers
-            if layer.written.customise is not None
-        ),
+        overlays=_beside(layers, "overlay"),
+        scripts=_beside(layers, "customise"),
         format=root_format,
         fetch=_value(layers, "root", "fetch") or by_format,
     )

@@ -88,6 +88,8 @@ class Contents(BaseModel):
     """Memory that the unpacked ramdisks and the root file system take."""
     root: RootFile | None = None
     """None when the ramdisk is all there is."""
+    node_files: str | None = None
+    """File name of the archive that the files of each node are rendered from, if there is one."""
 
 
 class Provenance(BaseModel):

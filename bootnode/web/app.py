@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -28,6 +28,7 @@ from bootnode.boot import ipxe
 from bootnode.boot.journal import REPORT_MAX, REPORTED_STAGES, Journal, Stage
 from bootnode.boot.plan import (
     LOADER_NAMES,
+    NODE_FILES,
     Hold,
     ImageBoot,
     ImageFiles,
@@ -36,10 +37,12 @@ from bootnode.boot.plan import (
     Site,
     decide_script,
 )
-from bootnode.errors import ImageError
+from bootnode.errors import ImageError, NodeFilesError
 from bootnode.files import FileRoots
 from bootnode.image.store import ImageStore, ImageVersion
+from bootnode.nodes import Node
 from bootnode.web import status
+from bootnode.web.nodefiles import NodeFiles
 from bootnode.web.sendfile import SteppedFileResponse
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,7 @@ class WebApp:
         files: Path | None,
         clock: Callable[[], float],
         on_delivered: Callable[[MacAddress], None],
+        node_files: NodeFiles,
         counters: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
     ) -> None:
         """`files` is the user's own folder; `on_delivered` is called when a node has its image.
@@ -77,6 +81,7 @@ class WebApp:
         self._files = FileRoots([files]) if files is not None else None
         self._clock = clock
         self._on_delivered = on_delivered
+        self._node_files = node_files
         self._counters = counters
         self.protocol_log = ProtocolLog(journal)
         self.app = web.Application(
@@ -88,6 +93,7 @@ class WebApp:
                 web.get("/healthz", self._healthz),
                 web.get("/api/status", self._status_json),
                 web.get("/boot/{mac}.ipxe", self._script),
+                web.get(f"/boot/{{mac}}/{{name}}/{{version}}/{NODE_FILES}", self._files_of_node),
                 web.get("/images/{name}/{version}/{file}", self._image_file),
                 web.get("/loaders/{name}", self._loader),
                 web.get("/files/{path:.+}", self._user_file),
@@ -148,7 +154,7 @@ class WebApp:
             node,
             mac,
             _site(request),
-            image=self._image(node.image if node is not None else None),
+            image=await self._image(node, _site(request)),
             is_spent=node is not None and self._policy.is_spent(node),
         )
         if request.method == "GET" and self._is_from(request, mac):
@@ -165,25 +171,27 @@ class WebApp:
                     self._journal.use_image(mac, "")
         return web.Response(text=ipxe.render(plan))
 
-    def _image(self, name: str | None) -> ImageFiles | str:
-        """The current version, or a sentence that says why there is none."""
-        if name is None:
+    async def _image(self, node: Node | None, site: Site) -> ImageFiles | str:
+        """The current version, or a sentence that says why this node cannot be given one."""
+        if node is None or node.image is None:
             return "the node has no image"
         try:
-            version = self._images.current(name)
+            while True:
+                version = self._images.current(node.image)
+                problem = await self._node_files.problem(version, node, site.address)
+                # One that was replaced meanwhile may be deleted: nobody knew of this node.
+                if self._images.current(node.image).version == version.version:
+                    return problem or _image_files(version)
         except ImageError as error:
             return str(error)
-        return _image_files(version)
 
     # Files
 
     async def _image_file(self, request: web.Request) -> web.StreamResponse:
         match = request.match_info
-        try:
-            version = self._images.load(match["name"], match["version"])
-        except ImageError:
-            raise web.HTTPNotFound from None
-        if match["file"] not in {entry.name for entry in version.manifest.files}:
+        version = self._version(request)
+        files = {entry.name for entry in version.manifest.files} - {version.manifest.node_files}
+        if match["file"] not in files:
             raise web.HTTPNotFound
         detail = f"{version.name}/{version.version}"
         mac = self._mac_of(request)
@@ -195,10 +203,45 @@ class WebApp:
             self._journal.fetch(mac, detail, now=now)
             if match["file"] == version.kernel:
                 self._journal.reach(mac, Stage.KERNEL, now=now, detail=detail)
-            elif match["file"] in version.initrds[-1:]:
-                self._journal.reach(mac, Stage.INITRD, now=now, detail=detail)
-                self._on_delivered(mac)
+            elif match["file"] in version.initrds[-1:] and version.manifest.node_files is None:
+                self._has_all(mac, version)
         return response
+
+    async def _files_of_node(self, request: web.Request) -> web.StreamResponse:
+        """The ramdisk with the node's own files, the last thing that its loader fetches."""
+        mac, version = _mac(request), self._version(request)
+        node = self._policy.table.to_boot(mac)
+        if node is None or version.manifest.node_files is None:
+            raise web.HTTPNotFound
+        if not self._is_from(request, mac):
+            self._refuse(request, mac, "nodefiles", "its files")
+        now, site = self._clock(), _site(request)
+        self._journal.fetch(mac, f"{version.name}/{version.version}", now=now)
+        try:
+            body = await self._node_files.archive(version, node, site.address, mtime=int(now))
+        except (ImageError, NodeFilesError) as error:
+            # The table has changed since the script; the next script will say it on the screen.
+            self._journal.note(mac, f"files not made: {error}", now=now)
+            log.error("mac=%s node=%s files not made: %s", mac, node.name, error)
+            raise web.HTTPConflict from None
+        response = web.Response(body=body)
+        await response.prepare(request)
+        await response.write_eof()
+        if _is_delivered(request, response):
+            self._has_all(mac, version)
+        return response
+
+    def _version(self, request: web.Request) -> ImageVersion:
+        try:
+            return self._images.load(request.match_info["name"], request.match_info["version"])
+        except ImageError:
+            raise web.HTTPNotFound from None
+
+    def _has_all(self, mac: MacAddress, version: ImageVersion) -> None:
+        """A node has the last ramdisk: its loader has no more to fetch."""
+        detail = f"{version.name}/{version.version}"
+        self._journal.reach(mac, Stage.INITRD, now=self._clock(), detail=detail)
+        self._on_delivered(mac)
 
     async def _loader(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
@@ -221,9 +264,7 @@ class WebApp:
         """`STAGE NODE detail`, just as init prints it on the console."""
         mac = _mac(request)
         if not self._is_from(request, mac):
-            self._journal.count("report.refused")
-            log.warning("client=%s mac=%s report refused: not its address", request.remote, mac)
-            raise web.HTTPForbidden
+            self._refuse(request, mac, "report", "report")
         body = await _read_body(request)
         stage_name, _, rest = body.decode("utf-8", "replace").strip().partition(" ")
         try:
@@ -245,6 +286,11 @@ class WebApp:
         return web.Response(text="ok\n")
 
     # Who is asking
+
+    def _refuse(self, request: web.Request, mac: MacAddress, counter: str, what: str) -> NoReturn:
+        self._journal.count(f"{counter}.refused")
+        log.warning("client=%s mac=%s %s refused: not its address", request.remote, mac, what)
+        raise web.HTTPForbidden
 
     def _mac_of(self, request: web.Request) -> MacAddress | None:
         """The node that has the client's address."""
@@ -274,6 +320,7 @@ def _image_files(version: ImageVersion) -> ImageFiles:
         kernel=version.kernel,
         initrds=version.initrds,
         kernel_args=version.kernel_args,
+        has_node_files=version.manifest.node_files is not None,
         root=None
         if root is None
         else RootFile(

@@ -12,9 +12,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from scapy.packet import bind_layers
 from scapy.utils import wrpcap
 
 from bootnode.control import fetch_status
+from bootnode.image import cpio, nodefiles
 from bootnode.image.store import Contents, ImageStore, ImageVersion, Provenance
 from bootnode.lab import Host, Lab, LabConfig, LabProcess
 
@@ -247,7 +249,9 @@ class Bench:
         (found,) = [node for node in self.status()["nodes"] if node["name"] == name]
         return dict(found)
 
-    def publish(self, name: str = "tiny") -> ImageVersion:
+    def publish(
+        self, name: str = "tiny", node_files: Mapping[str, str] = MappingProxyType({})
+    ) -> ImageVersion:
         """Put an image into the store that looks like any other, and boots nothing."""
         store = ImageStore(self.state / "images")
         contents = Contents(
@@ -256,12 +260,16 @@ class Bench:
             kernel_args=("quiet",),
             kernel_release="6.1.0",
             ram_bytes=len(INITRD),
+            node_files=nodefiles.FILE if node_files else None,
         )
         with store.staging(name) as work:
             staged = work / "image"
             staged.mkdir()
             (staged / "vmlinuz").write_bytes(KERNEL)
             (staged / "initrd.img").write_bytes(INITRD)
+            if node_files:
+                entries = [cpio.file(path, text.encode()) for path, text in node_files.items()]
+                nodefiles.write(entries, staged / nodefiles.FILE)
             provenance = Provenance(recipe_sha256="0" * 64, packages={})
             return store.publish(name, staged, contents, provenance)
 

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import pytest
 
 from bootnode.addresses import MacAddress
 from bootnode.control import fetch_status
+from bootnode.image import cpio, nodefiles
+from bootnode.image.store import Contents, ImageStore, Provenance
 from bootnode.lab import Firmware, Lab, LabConfig, LabProcess, NodeVm, RunningVm
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.timeout(300)]
@@ -144,6 +146,43 @@ def test_a_node_boots_in_proxy_mode_beside_dnsmasq(
     status = assert_is_up(site, site.boot(name, firmware), stages)
     assert status["address"] in [f"172.31.5.{last}" for last in range(100, 110)]
     assert f"DHCPACK(eth0) {status['address']} {MACS[name]}" in dnsmasq.log_text
+
+
+PROFILE = """\
+PS1='root@\\h:\\w# '
+echo "NODE: {{ node.name }} in {{ vars.room }} asks {{ network.server }}"
+"""
+
+
+@pytest.mark.parametrize(("name", "firmware"), [("alder", "bios"), ("birch", "uefi")])
+def test_a_node_gets_files_of_its_own(site: Site, name: str, firmware: Firmware) -> None:
+    with_node_files(ImageStore(site.state / "images"), {"etc/profile.j2": PROFILE})
+    network = "dhcp: full, pool: 172.31.5.90-172.31.5.95"
+    site.serve(network, extra=f"vars: {{room: the-{name}-room}}")
+    machine = site.boot(name, firmware)
+    assert_is_up(site, machine, BIOS_STAGES if firmware == "bios" else UEFI_STAGES)
+    machine.wait_console(f"NODE: {name} in the-{name}-room asks 172.31.5.1", BOOT_TIMEOUT_S)
+
+
+def with_node_files(store: ImageStore, files: Mapping[str, str]) -> None:
+    """Publish the failsafe image again, with templates."""
+    image = store.current("failsafe")
+    entries = [cpio.file(path, text.encode()) for path, text in files.items()]
+    with store.staging("failsafe") as staging:
+        staged = staging / "version"
+        staged.mkdir()
+        for entry in image.manifest.files:
+            (staged / entry.name).hardlink_to(image.folder / entry.name)
+        nodefiles.write(entries, staged / nodefiles.FILE)
+        contents = Contents(
+            kernel=image.kernel,
+            initrds=image.initrds,
+            kernel_args=image.kernel_args,
+            kernel_release=image.manifest.kernel_release,
+            ram_bytes=image.manifest.ram_bytes,
+            node_files=nodefiles.FILE,
+        )
+        store.publish("failsafe", staged, contents, Provenance(recipe_sha256="", packages={}))
 
 
 def test_boot_once_boots_once_and_then_from_the_disk(site: Site) -> None:

@@ -11,6 +11,7 @@ import io
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tarfile
 import threading
@@ -22,6 +23,7 @@ from typing import Literal
 
 import pytest
 
+from bootnode.boot.nodefiles import NodeFile, archive
 from bootnode.image import cpio
 from bootnode.image.build import build_image
 from bootnode.image.ramdisk import read_tree
@@ -64,6 +66,9 @@ say identity $(tr '\\n' ' ' </run/bootnode/identity)
 say networkd $(ls /run/systemd/network)
 say processes $(for p in /proc/[0-9]*; do [ -e $p/exe ] && basename $p; done | wc -l)
 say setuid $(stat -c %a /bin/setuid)
+for file in /etc/machine-id /private /private/key /etc/replaced /run/marker /etc/link /new/tool; do
+    [ ! -e $file ] || say file $file $(stat -c '%a %u:%g %F' $file) $(head -c 40 $file | head -n 1)
+done
 say done
 poweroff -f
 """
@@ -246,8 +251,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> ImageVersion:
 def tree(tmp_path_factory: pytest.TempPathFactory, image: ImageVersion) -> Path:
     """The root file system that all formats are made of."""
     tree = tmp_path_factory.mktemp("root")
-    for name in ("bin", "sbin", "etc", "dev", "proc", "sys", "run", "usr/lib/boot"):
+    for name in ("bin", "sbin", "etc", "dev", "proc", "sys", "run", "usr/lib/boot", "private"):
         (tree / name).mkdir(parents=True)
+    (tree / "private").chmod(0o700)
+    (tree / "var").mkdir()
+    (tree / "var/run").symlink_to("/run")
+    (tree / "etc/replaced").symlink_to("/payload")
     shutil.copy("/bin/busybox", tree / "bin/busybox")
     (tree / "bin/setuid").write_text("")
     (tree / "bin/setuid").chmod(0o4755)
@@ -291,6 +300,7 @@ def stages(bench: Bench) -> list[str]:
     return [report.split()[0] for report in bench.server.reports]
 
 
+CPIO_ARGUMENTS = "bootnode.root=cpio bootnode.root_file=/root bootnode.root_ram=11000000"
 MOUNTS = {
     "squashfs": "squashfs / overlay rw,",
     "erofs": "erofs / overlay rw,",
@@ -321,21 +331,90 @@ def test_a_root_that_came_with_the_ramdisk_runs(bench: Bench) -> None:
 
 
 def test_a_root_that_the_kernel_unpacked_runs(bench: Bench) -> None:
-    # The archive of a ramdisk has no permissions but the executable one.
-    entries = [
-        cpio.Entry(path=f"root/{entry.path}", mode=_mode(entry), data=entry.data)
-        for entry in read_tree(bench.tree)
-    ]
-    said = bench.boot(
-        "bootnode.root=cpio bootnode.root_file=/root bootnode.root_ram=11000000",
-        extra=b"".join(cpio.serialize(entries)),
-        until="^ROOT: done$",
-    )
+    said = bench.boot(CPIO_ARGUMENTS, extra=_cpio_root(bench.tree), until="^ROOT: done$")
     assert_is_in(said, "cpio", "(none|rootfs) / rootfs rw,?")
 
 
+def _cpio_root(tree: Path) -> bytes:
+    # The archive of a ramdisk has no permissions but the executable one.
+    entries = [
+        cpio.Entry(path=f"root/{entry.path}", mode=_mode(entry), data=entry.data)
+        for entry in read_tree(tree)
+    ]
+    return b"".join(cpio.serialize(entries))
+
+
 def _mode(entry: cpio.Entry) -> int:
+    if entry.path == "private":
+        return stat.S_IFDIR | 0o700
     return entry.mode | 0o4111 if entry.path == "bin/setuid" else entry.mode
+
+
+NODE_FILES = archive(
+    (
+        NodeFile(entry=cpio.file("etc/hostname", b"birch\n")),
+        NodeFile(entry=cpio.file("etc/machine-id", b"0123456789abcdef0123456789abcdef\n")),
+        NodeFile(entry=cpio.file("etc/replaced", b"regular\n")),
+        NodeFile(entry=cpio.symlink("etc/link", "../private/key")),
+        NodeFile(entry=cpio.file("new/tool", b"run me\n", executable=True)),
+        NodeFile(entry=cpio.Entry(path="private/key", mode=stat.S_IFREG | 0o600, data=b"secret\n")),
+        NodeFile(entry=cpio.file("var/run/marker", b"moved along\n")),
+    ),
+    mtime=1_700_000_000,
+)
+
+
+@pytest.mark.parametrize("root_format", ["squashfs", "tar.xz", "cpio"])
+def test_files_of_the_node_are_put_over_its_root(bench: Bench, root_format: str) -> None:
+    extra, arguments = NODE_FILES, "bootnode.node_files=yes "
+    if root_format == "cpio":
+        extra = _cpio_root(bench.tree) + extra
+        arguments += CPIO_ARGUMENTS
+    else:
+        bench.server.content = bench.archive(root_format)
+        arguments += bench.fetched(root_format)
+    said = bench.boot(arguments, extra=extra, until="^ROOT: done$")
+    for line in (
+        "hostname birch machine-id 33",
+        "file /etc/machine-id 644 0:0 regular file 0123456789abcdef0123456789abcdef",
+        # Folders that were there keep what they had.
+        "file /private 700 0:0 directory",
+        "file /private/key 600 0:0 regular file secret",
+        # A link in the place of a file is replaced, and what it led to stays as it was.
+        "file /etc/replaced 644 0:0 regular file regular",
+        f"payload {PAYLOAD_SUM}",
+        # A link on the way to a file is followed, inside the new root.
+        "file /run/marker 644 0:0 regular file moved along",
+        "file /etc/link 777 0:0 symbolic link secret",
+        "file /new/tool 755 0:0 regular file run me",
+    ):
+        assert re.search(rf"^ROOT: {line} *$", said, re.M), f"no '{line}' in:\n{said}"
+    assert stages(bench) == ["init", "root", "switch"]
+
+
+def test_files_of_the_node_are_put_over_a_ramdisk_that_is_all_there_is(bench: Bench) -> None:
+    profile = cpio.file("etc/profile", b"echo ROOT: $(cat /etc/mine)\n")
+    mine = cpio.file("etc/mine", b"is of this node\n")
+    extra = archive([NodeFile(entry=profile), NodeFile(entry=mine)], mtime=0)
+    said = bench.boot("bootnode.node_files=yes", extra=extra, until="^ROOT: is of this node$")
+    assert "bootnode: up alder" in said
+
+
+def test_a_node_without_the_files_it_should_have_does_not_run(bench: Bench) -> None:
+    bench.server.content = bench.archive("squashfs")
+    said = bench.boot("bootnode.node_files=yes " + bench.fetched("squashfs"), until=SHELL)
+    assert "bootnode: failed alder the ramdisk with the files of alder did not arrive" in said
+    assert stages(bench) == ["init", "root", "failed"]
+
+
+def test_a_file_of_the_node_that_cannot_be_put_is_named(bench: Bench) -> None:
+    bench.server.content = bench.archive("squashfs")
+    extra = archive([NodeFile(entry=cpio.file("payload/below", b""))], mtime=0)
+    arguments = "bootnode.node_files=yes " + bench.fetched("squashfs")
+    said = bench.boot(arguments, extra=extra, until=SHELL)
+    assert re.search(
+        r"^bootnode: failed alder cannot put a file of alder: .*/payload.*", said, re.M
+    )
 
 
 def test_a_server_that_refuses_and_then_breaks_off_is_asked_for_the_rest(bench: Bench) -> None:

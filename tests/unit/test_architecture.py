@@ -15,24 +15,26 @@ LEVELS = {
     """,
     1: """
         config nodes
-        boot/client boot/plan boot/ipxe boot/journal boot/usage
+        boot/client boot/plan boot/ipxe boot/journal boot/nodefiles
+        boot/templates boot/usage
         dhcp/leases dhcp/responder tftp/transfer
         image/keys image/retention image/spec lab/config
     """,
     2: """
-        control files net notify state
+        control files net nodekeys notify state
         dhcp/server tftp/server ndp/server
-        web/app web/sendfile web/status
+        web/app web/nodefiles web/sendfile web/status
         image/archive image/build image/debian image/distributions image/kernel image/modules
-        image/packages image/ramdisk image/rocky image/rootfs image/run image/steps image/store
+        image/nodefiles image/packages image/ramdisk image/rocky image/rootfs image/run image/steps
+        image/store
         lab/acceleration lab/console lab/control lab/host lab/process lab/qemu
         lab/requirements lab/vm
     """,
     3: """
         daemon
         lab/demo lab/lab lab/supervisor
-        cli/check cli/common cli/image cli/lab cli/node cli/progress cli/status cli/users
-        cli/versions
+        cli/check cli/common cli/image cli/lab cli/node cli/nodefiles cli/progress cli/status
+        cli/users cli/versions
     """,
 }
 """Every module of the package and its level; the `__init__.py` of folders have none."""

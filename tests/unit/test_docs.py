@@ -6,15 +6,20 @@ import re
 import shlex
 import subprocess
 import sys
+from ipaddress import IPv4Interface
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pytest
 from pydantic import BaseModel
 
+from bootnode.boot.nodefiles import FileTree, NodeNetwork, Renderer
 from bootnode.config import Config, HttpSettings, NetworkSettings, TftpSettings, load_config
+from bootnode.image import cpio, nodefiles
 from bootnode.image.keys import KernelKeys, LimitKeys, RecipeFile, RepositoryKeys, RootKeys
 from bootnode.image.spec import load_recipe
-from bootnode.nodes import NodeEntry, NodesFile, load_nodes
+from bootnode.nodekeys import StandInKeys
+from bootnode.nodes import Node, NodeEntry, NodesFile, NodeTable, load_nodes
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,6 +70,61 @@ def test_yaml_examples_load(page: Path, tmp_path: Path) -> None:
             assert load_recipe(recipe_of(block, tmp_path / "mine")).description
         else:
             assert len(load_nodes(file))
+
+
+def test_the_template_gives_what_the_page_says() -> None:
+    page = (ROOT / "docs/images.md").read_text()
+    before, template, after = re.split(r"```jinja\n(.*?)```", page, flags=re.DOTALL)
+    table = load_text(YAML_BLOCK.findall(before)[-1])
+    text = re.findall(r"```text\n(.*?)```", after, re.DOTALL)[0]
+    node = table.by_name(re.findall(r"gives (\S+) this", after)[0])
+    assert node is not None
+    tree = FileTree([cpio.file("etc/node.conf.j2", template.encode())])
+    assert rendered(table, node, tree) == {"etc/node.conf": text}
+
+
+def test_the_templates_of_compute_are_rendered_for_the_example_nodes() -> None:
+    """With what the pages say that `vars` may have, and without any."""
+    tree = FileTree(nodefiles.read(load_recipe(ROOT / "images/compute").node_files))
+    nodes = "nodes: {a: {mac: 02:00:00:00:00:01, ip: 10.77.0.10}, b: {mac: 02:00:00:00:00:02}}"
+    plain = load_text(f"defaults: {{image: compute}}\n{nodes}")
+    hosts = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+    for node in plain:
+        own = "" if node.name == "a" else f"127.0.1.1 {node.name}\n"
+        assert rendered(plain, node, tree) == {
+            "etc/hostname": f"{node.name}\n",
+            "etc/hosts": f"{hosts}{own}10.77.0.10 a\n",
+            "etc/machine-id": f"{StandInKeys().machine_id(node.name)}\n",
+        }
+    more = "{authorized_keys: %s, ssh_host_keys: true, networkd: '[Network]'}"
+    for keys, lines in (("ssh-rsa A b", "ssh-rsa A b\n"), ("[one, other]", "one\nother\n")):
+        full = load_text(f"defaults: {{image: compute, vars: {more % keys}}}\n{nodes}")
+        files = rendered(full, full.nodes[0], tree)
+        assert files["root/.ssh/authorized_keys"] == lines
+        assert files["etc/systemd/network/10-bootnode.network.d/node.conf"] == "[Network]\n"
+        assert files["etc/ssh/ssh_host_ed25519_key"] == StandInKeys().ssh_host_key("a")
+        assert files["etc/ssh/ssh_known_hosts"] == (
+            "a,10.77.0.10 ssh-ed25519 (of-a)\nb ssh-ed25519 (of-b)\n"
+        )
+
+
+def load_text(text: str) -> NodeTable:
+    with NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(text)
+        file.flush()
+        return load_nodes(Path(file.name))
+
+
+def rendered(table: NodeTable, node: Node, tree: FileTree) -> dict[str, str]:
+    """The files of a node on the network that the pages have."""
+    network = NodeNetwork(
+        server=IPv4Interface("10.77.0.1/24"),
+        http_port=8080,
+        settings=NetworkSettings(interface="eth1", dhcp="full"),
+    )
+    files = Renderer(table=table, networks=[network], keys=StandInKeys())
+    made = files.render(tree, node, image="mine/0123456789abcdef")
+    return {file.entry.path: file.entry.data.decode() for file in made}
 
 
 def recipe_of(text: str, folder: Path) -> Path:

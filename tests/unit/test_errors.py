@@ -8,10 +8,13 @@ from bootnode.errors import (
     BootnodeError,
     ConfigError,
     ImageError,
+    KeysError,
     LabError,
+    NodeFilesError,
     PacketError,
     Problem,
     StartError,
+    TemplateError,
 )
 
 
@@ -41,6 +44,27 @@ def test_config_error_lists_everything_in_the_order_of_the_files() -> None:
     assert str(error).splitlines() == [str(first), str(middle), str(last)]
 
 
-@pytest.mark.parametrize("kind", [PacketError, ConfigError, ImageError, StartError, LabError])
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (TemplateError("etc/x.j2", 3, "is wrong"), "etc/x.j2:3: is wrong"),
+        (TemplateError("etc/x.j2", 0, "is wrong"), "etc/x.j2: is wrong"),
+        (
+            NodeFilesError([TemplateError("a", 1, "x"), TemplateError("b", 2, "y")]),
+            "a:1: x; b:2: y",
+        ),
+    ],
+)
+def test_template_errors_name_their_place(error: Exception, text: str) -> None:
+    assert str(error) == text
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(PacketError, ConfigError, ImageError, StartError, LabError),
+        *(KeysError, TemplateError, NodeFilesError),
+    ],
+)
 def test_one_base(kind: type[Exception]) -> None:
     assert issubclass(kind, BootnodeError)

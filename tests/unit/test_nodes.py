@@ -94,6 +94,7 @@ nodes:
     assert both.vars == {"a": 1, "b": 2, "c": 3, "d": 4}
     assert (backwards.image, backwards.boot) == ("compute", Boot.ONCE)
     assert backwards.vars == {"a": 1, "b": 2, "c": 2}
+    assert [node.profiles for node in table] == [(), ("gpu",), ("gpu", "disk"), ("disk", "gpu")]
 
 
 def test_text_stays_text(file: Path) -> None:

@@ -96,6 +96,17 @@ def test_several_ramdisks_are_named_and_fetched_in_order() -> None:
     assert fetches == ["a.img", "b.img"]
 
 
+def test_files_of_the_node_come_last() -> None:
+    plan = replace(PLAN, image=replace(PLAN.image, has_node_files=True))
+    line = kernel_command_line(plan)
+    assert line.startswith("initrd=initrd.img initrd=node.cpio bootnode.server=")
+    assert " bootnode.node_files=yes console=ttyS0 " in line
+    assert "node_files" not in kernel_command_line(PLAN)
+    fetches = [line for line in render(plan).splitlines() if line.startswith("initrd")]
+    url = "http://10.77.0.1:8080/boot/52-54-00-12-34-56/failsafe/0123456789abcdef/node.cpio"
+    assert fetches[1:] == [f"initrd --name node.cpio {url} || goto again"]
+
+
 def test_an_image_without_a_ramdisk() -> None:
     plan = replace(PLAN, image=replace(PLAN.image, initrds=(), kernel_args=()), kernel_args=())
     assert kernel_command_line(plan) == (

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import UnixStreamServer
+from types import MappingProxyType
 
 import pytest
 
 from bootnode.boot.journal import Journal
 from bootnode.cli import main
+from bootnode.image import cpio, nodefiles
 from bootnode.image.store import Contents, ImageStore, Provenance
 from bootnode.nodes import load_nodes
 from bootnode.web.status import as_json
@@ -69,12 +71,19 @@ def publish(folder: Path) -> Callable[..., str]:
     """Publishes an image of these bytes and returns its version."""
     store = ImageStore(folder / "state" / "images")
 
-    def make(name: str, initrd: bytes = b"x" * 14_200_000) -> str:
+    def make(
+        name: str,
+        initrd: bytes = b"x" * 14_200_000,
+        node_files: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
         with store.staging(name) as staging:
             staged = staging / "files"
             staged.mkdir()
             (staged / "vmlinuz").write_bytes(b"kernel")
             (staged / "initrd.img").write_bytes(initrd)
+            if node_files:
+                entries = [cpio.file(path, text.encode()) for path, text in node_files.items()]
+                nodefiles.write(entries, staged / nodefiles.FILE)
             version = store.publish(
                 name,
                 staged,
@@ -83,6 +92,7 @@ def publish(folder: Path) -> Callable[..., str]:
                     initrds=("initrd.img",),
                     kernel_release="6.1.0-test",
                     ram_bytes=30_000_000,
+                    node_files=nodefiles.FILE if node_files else None,
                 ),
                 Provenance(recipe_sha256="00", packages={"busybox-static": "1.35"}),
             )

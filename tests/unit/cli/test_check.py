@@ -64,3 +64,49 @@ def test_state_dir_of_the_command_line(run: Run, publish: Publish, folder: Path)
     publish("compute", b"2")
     assert run("check", "--state-dir", str(folder / "elsewhere")).status == 1
     assert run("check", "--state-dir", str(folder / "state")).status == 0
+
+
+TEMPLATES = {
+    "etc/hostname.j2": "{{ node.name }} {{ network.server }} {{ machine_id() }}\n",
+    "etc/rack.j2": "\n{{ vars.rack }}\n{{ ssh_host_key() }}{{ ssh_host_public_key() }}",
+}
+
+
+def test_templates_are_rendered_for_every_node(run: Run, publish: Publish, folder: Path) -> None:
+    publish("compute", b"2", {"etc/fine.j2": "{{ node.name }}"})
+    version = publish("failsafe", b"1", TEMPLATES)
+    outcome = run("check")
+    assert (outcome.status, outcome.out) == (1, "")
+    rack = f"failsafe/{version}/etc/rack.j2:2: node-002: there is no 'rack' (there is: nothing)\n"
+    assert outcome.err == rack
+    # Neither a secret nor anything else is made by looking.
+    assert {path.name for path in (folder / "state").iterdir()} == {"images"}
+    nodes = folder / "nodes.yaml"
+    nodes.write_text(nodes.read_text().replace("vars: {rack: 7}", "vars: {room: 7}"))
+    assert run("check").err.splitlines() == [
+        f"failsafe/{version}/etc/rack.j2:2: node-000: there is no 'rack' (there is: room)",
+        rack.rstrip(),
+    ]
+
+
+def test_a_fault_of_many_nodes_is_said_once(run: Run, publish: Publish, folder: Path) -> None:
+    version = publish("failsafe", b"1", TEMPLATES)
+    (folder / "nodes.yaml").write_text(
+        "defaults: {image: failsafe}\n"
+        "nodes: {'n[000-499]': {mac: 02:00:00:00:01:00}}\nunknown: {image: failsafe}\n"
+    )
+    assert run("check").err == (
+        f"failsafe/{version}/etc/rack.j2:2: n000 and 500 more: "
+        "there is no 'rack' (there is: nothing)\n"
+    )
+
+
+def test_templates_that_cannot_be_read(run: Run, publish: Publish, folder: Path) -> None:
+    publish("compute", b"2")
+    version = publish("failsafe", b"1", TEMPLATES)
+    file = folder / "state/images/failsafe" / version / "node-files.tar"
+    file.chmod(0o644)
+    file.write_bytes(b"damaged" * 1000)
+    outcome = run("check")
+    assert outcome.status == 1
+    assert outcome.err.startswith(f"failsafe/{version}: {file} cannot be read: build the image")

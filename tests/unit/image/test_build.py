@@ -81,6 +81,27 @@ def test_a_build_publishes_kernel_ramdisk_and_manifest(
     assert manifest.ram_bytes > 0
 
 
+def test_files_for_each_node_are_part_of_the_version(
+    archive: Archive, store: ImageStore, tmp_path: Path
+) -> None:
+    template = tmp_path / "tiny/files/etc/hostname.j2"
+    template.parent.mkdir(parents=True)
+    template.write_text("{{ node.name }}\n")
+    recipe = recipe_in(tmp_path / "tiny", RECIPE + "node_files: files\n")
+    first = build(store, recipe)
+    assert first.manifest.node_files == "node-files.tar"
+    assert "node-files.tar" in {file.name for file in first.manifest.files}
+    assert build(store, recipe) == first
+    template.write_text("{{ node.name }}.example\n")
+    assert build(store, recipe).version != first.version
+    # A wrong template is found before anything else is done.
+    template.write_text("\n{{ node.name\n")
+    steps: list[Progress] = []
+    with pytest.raises(ImageError, match=rf"^{template}:2: "):
+        build(store, recipe, steps)
+    assert steps == []
+
+
 def test_the_ramdisk_holds_what_was_asked_for_and_what_that_needs(
     archive: Archive, store: ImageStore, tmp_path: Path
 ) -> None:

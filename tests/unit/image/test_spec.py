@@ -62,6 +62,17 @@ def test_a_recipe_without_a_distribution_has_no_system(tmp_path: Path) -> None:
     assert load_recipe(recipe_in(tmp_path / "tiny", MINIMAL)).system is None
 
 
+def test_folders_of_node_files_add_up(tmp_path: Path) -> None:
+    base = recipe_in(tmp_path / "base", MINIMAL + "node_files: files\n")
+    (base / "files").mkdir()
+    assert load_recipe(base).node_files == (base / "files",)
+    own = recipe_in(tmp_path / "own", "description: x\nbase: base\nnode_files: mine\n")
+    (own / "mine").mkdir()
+    assert load_recipe(own).node_files == (base / "files", own / "mine")
+    plain = recipe_in(tmp_path / "plain", MINIMAL)
+    assert load_recipe(plain).node_files == ()
+
+
 def test_the_compute_recipe_is_read() -> None:
     recipe = load_recipe(recipes_folder() / "compute")
     assert recipe.system is not None
@@ -195,11 +206,13 @@ def test_installed_recipes_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             ],
         ),
         (
-            SYSTEM + "overlay: none\ncustomise: nothing\nroot: {format: cpio, fetch: init}\n",
+            SYSTEM + "overlay: none\ncustomise: nothing\nroot: {format: cpio, fetch: init}\n"
+            "node_files: none\n",
             [
                 ":5:10: overlay: there is no folder",
                 ":6:12: customise: there is no file",
                 ":7:29: root.fetch: only the kernel unpacks a cpio",
+                ":8:13: node_files: there is no folder",
             ],
         ),
         (

@@ -6,11 +6,12 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
@@ -18,13 +19,18 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from bootnode.addresses import MacAddress
 from bootnode.boot.journal import Journal, Record, Stage
+from bootnode.boot.nodefiles import NodeFile, NodeNetwork, archive
 from bootnode.boot.plan import LOADER_NAMES, Policy
 from bootnode.boot.usage import image_usage
+from bootnode.config import NetworkSettings
 from bootnode.files import FileRoots
+from bootnode.image import cpio, nodefiles
 from bootnode.image.store import Contents, ImageStore, Provenance, RootFile
+from bootnode.nodekeys import StandInKeys
 from bootnode.nodes import Boot, Node, NodeTable
 from bootnode.web import app
 from bootnode.web.app import REPORT_MAX_BYTES, WebApp
+from bootnode.web.nodefiles import NodeFiles
 
 MAC = MacAddress.parse("52:54:00:12:34:56")
 OTHER = MacAddress.parse("52:54:00:12:34:57")
@@ -83,6 +89,7 @@ class Site:
 
     client: Client
     http: WebApp
+    node_files: NodeFiles
     policy: Policy
     journal: Journal
     store: ImageStore
@@ -137,13 +144,21 @@ class Site:
         return [*(stage.value for stage in record.boot.stages), record.boot.detail]
 
 
-def publish(store: ImageStore, initrd: bytes = INITRD, root: RootFile | None = None) -> None:
+def publish(
+    store: ImageStore,
+    initrd: bytes = INITRD,
+    root: RootFile | None = None,
+    node_files: Mapping[str, str] | None = None,
+) -> None:
     with store.staging("failsafe") as folder:
         staged = folder / "files"
         staged.mkdir()
         (staged / "vmlinuz").write_bytes(b"kernel")
         (staged / "initrd.img").write_bytes(initrd)
         (staged / "root.tar.gz").write_bytes(b"compressed")
+        if node_files is not None:
+            entries = [cpio.file(path, text.encode()) for path, text in node_files.items()]
+            nodefiles.write(entries, staged / nodefiles.FILE)
         store.publish(
             "failsafe",
             staged,
@@ -154,9 +169,17 @@ def publish(store: ImageStore, initrd: bytes = INITRD, root: RootFile | None = N
                 kernel_release="6.1",
                 ram_bytes=1,
                 root=root,
+                node_files=nodefiles.FILE if node_files is not None else None,
             ),
             Provenance(recipe_sha256="", packages={}),
         )
+
+
+def files_of_nodes(policy: Policy) -> NodeFiles:
+    settings = NetworkSettings(interface="eth1", dhcp="full")
+    server = IPv4Interface("10.77.0.1/24")
+    network = NodeNetwork(server=server, http_port=8080, settings=settings)
+    return NodeFiles(policy=policy, networks=[network], keys=StandInKeys())
 
 
 def make_files(folder: Path) -> None:
@@ -183,6 +206,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     table = NodeTable((node("n1", MAC), node("n2", OTHER, image="missing")))
     policy, journal = Policy(table=table, loaders=LOADER_NAMES), Journal()
     delivered: list[MacAddress] = []
+    node_files = files_of_nodes(policy)
     http = WebApp(
         policy=policy,
         journal=journal,
@@ -191,6 +215,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         files=tmp_path / "own",
         clock=lambda: NOW,
         on_delivered=delivered.append,
+        node_files=node_files,
         counters={"tftp": {"sent": 3}},
     )
     watch = Watch()
@@ -199,6 +224,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         yield Site(
             client=client,
             http=http,
+            node_files=node_files,
             policy=policy,
             journal=journal,
             store=store,
@@ -456,6 +482,121 @@ async def test_what_is_not_there(site: Site) -> None:
     assert (await site.client.post("/healthz")).status == 405
 
 
+# Files of each node
+
+TEMPLATES = {"etc/hostname.j2": "{{ node.name }}\n", "etc/rack.j2": "{{ vars.rack }}\n"}
+
+
+def files_path(site: Site, mac: str = "52-54-00-12-34-56") -> str:
+    return f"/boot/{mac}/{site.image}/node.cpio"
+
+
+def give_vars(site: Site, **vars_: object) -> None:
+    site.policy.table = NodeTable((node("n1", MAC, vars=vars_), node("n2", OTHER)))
+
+
+async def test_a_node_gets_files_of_its_own_and_has_its_image_with_them(site: Site) -> None:
+    publish(site.store, node_files=TEMPLATES)
+    give_vars(site, rack=7)
+    site.journal.locate(MAC, ADDRESS, now=NOW)
+    script = (await site.read("/boot/52-54-00-12-34-56.ipxe", at(ADDRESS)))[1].decode()
+    assert f"\ninitrd --name node.cpio {site.url}{files_path(site)} || goto again\n" in script
+    await site.read(f"/images/{site.image}/initrd.img", at(ADDRESS))
+    assert (site.stages(), site.delivered) == (["script", site.image], [])
+    expected = [cpio.file("etc/hostname", b"n1\n"), cpio.file("etc/rack", b"7\n")]
+    body = archive([NodeFile(entry=entry) for entry in expected], mtime=int(NOW))
+    head = await site.client.head(files_path(site), headers=at(ADDRESS))
+    assert head.headers["Content-Length"] == str(len(body))
+    assert site.delivered == []
+    assert await site.read(files_path(site), at(ADDRESS)) == (200, body)
+    assert site.stages() == ["script", "initrd", site.image]
+    assert site.delivered == [MAC]
+
+
+async def test_files_of_a_node_are_refused_to_others(site: Site) -> None:
+    publish(site.store, node_files=TEMPLATES)
+    give_vars(site, rack=7)
+    site.journal.locate(MAC, ADDRESS, now=NOW)
+    site.journal.locate(OTHER, IPv4Address("10.77.0.11"), now=NOW)
+    for peer in ("10.77.0.11", "10.77.0.66", "127.0.0.1", "not an address"):
+        assert (await site.read(files_path(site), at(peer)))[0] == 403
+    assert site.journal.counters["nodefiles.refused"] == 4
+    assert site.delivered == []
+    # Nor are the templates for anybody.
+    assert (await site.read(f"/images/{site.image}/{nodefiles.FILE}", at(ADDRESS)))[0] == 404
+
+
+async def test_files_that_there_are_none_of(site: Site) -> None:
+    site.journal.locate(MAC, ADDRESS, now=NOW)
+    assert (await site.read(files_path(site), at(ADDRESS)))[0] == 404
+    publish(site.store, node_files=TEMPLATES)
+    site.journal.locate(STRANGER, IPv4Address("10.77.0.66"), now=NOW)
+    stranger = files_path(site, STRANGER.hyphenated)
+    assert (await site.read(stranger, at("10.77.0.66")))[0] == 404
+    for path in ("/boot/52-54-00-12-34-56/failsafe/0/node.cpio", "/boot/x/a/b/node.cpio"):
+        assert (await site.read(path, at(ADDRESS)))[0] == 404
+
+
+async def test_a_template_that_fails_holds_that_node_and_no_other(site: Site) -> None:
+    publish(site.store, node_files=TEMPLATES)
+    rack = node("n2", OTHER, vars={"rack": 8})
+    site.policy.table = NodeTable((node("n1", MAC, vars={"room": 1}), rack))
+    reason = "its files cannot be made: etc/rack.j2:1: there is no 'rack' (there is: room)"
+    site.journal.locate(MAC, ADDRESS, now=NOW)
+    script = (await site.read("/boot/52-54-00-12-34-56.ipxe", at(ADDRESS)))[1].decode()
+    assert f"\necho bootnode: n1 waits: {reason}\n" in script
+    assert site.stages() == ["failed", reason]
+    assert (await site.read(files_path(site), at(ADDRESS)))[0] == 409
+    assert [note.text for note in site.record().notes] == [
+        "files not made: etc/rack.j2:1: there is no 'rack' (there is: room)"
+    ]
+    other = (await site.read("/boot/52-54-00-12-34-57.ipxe", at("10.77.0.11")))[1].decode()
+    assert "n2 boots failsafe" in other
+    assert "node.cpio" in other
+
+
+async def test_of_many_faults_the_screen_shows_one(site: Site) -> None:
+    publish(site.store, node_files={"a.j2": "{{ b }}", **TEMPLATES})
+    script = (await site.read("/boot/52-54-00-12-34-56.ipxe", {}))[1].decode()
+    assert "cannot be made: a.j2:1: 'b' is undefined (and 1 more: see `bootnode check`)" in script
+
+
+async def test_files_that_cannot_be_read_hold_the_node(site: Site) -> None:
+    publish(site.store, node_files=TEMPLATES)
+    file = site.store.current("failsafe").folder / nodefiles.FILE
+    file.chmod(0o644)
+    file.write_bytes(b"damaged" * 1000)
+    script = (await site.read("/boot/52-54-00-12-34-56.ipxe", {}))[1].decode()
+    assert f"waits: {file} cannot be read: build the image again" in script
+
+
+async def test_a_version_published_while_files_are_made_is_the_one_given(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version before may be deleted before anybody knows that a node boots it."""
+    publish(site.store, node_files={"etc/old": ""})
+    before = site.image
+    problem = site.node_files.problem
+
+    async def slow(*arguments: Any) -> str | None:
+        if site.image == before:
+            publish(site.store, node_files={"etc/new": ""})
+        return await problem(*arguments)
+
+    monkeypatch.setattr(site.node_files, "problem", slow)
+    script = (await site.read("/boot/52-54-00-12-34-56.ipxe", {}))[1].decode()
+    assert site.image != before
+    assert f"bootnode.image={site.image} " in script
+
+
+async def test_a_changed_table_counts_at_once(site: Site) -> None:
+    publish(site.store, node_files=TEMPLATES)
+    site.journal.locate(MAC, ADDRESS, now=NOW)
+    for rack in ("one", "other"):
+        give_vars(site, rack=rack)
+        assert rack.encode() + b"\n" in (await site.read(files_path(site), at(ADDRESS)))[1]
+
+
 # Loaders and the user's files
 
 
@@ -487,6 +628,7 @@ async def test_no_folder_of_own_files(site: Site) -> None:
         files=None,
         clock=lambda: NOW,
         on_delivered=site.delivered.append,
+        node_files=files_of_nodes(site.policy),
     )
     async with TestClient(TestServer(http.app)) as client:
         assert (await client.get("/files/x")).status == 404

@@ -16,6 +16,7 @@ mount_kernel_filesystems || exit 1
 . /lib/bootnode/memory.sh
 . /lib/bootnode/fetch.sh
 . /lib/bootnode/root.sh
+. /lib/bootnode/node-files.sh
 . /lib/bootnode/switch.sh
 
 quiet_kernel_messages
@@ -24,6 +25,7 @@ say ""
 stage init "linux $(uname -r)"
 load_listed_modules
 load_network_modules
+[ -n "$ROOT_FORMAT" ] || put_node_files /
 start_network
 if [ -n "$ROOT_FORMAT" ] && set_up_root && leave_ramdisk; then
     exit 100

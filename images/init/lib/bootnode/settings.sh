@@ -3,6 +3,7 @@
 #   bootnode.node=NAME          its name in the node table
 #   bootnode.server=URL         where it reports its stages
 #   bootnode.image=NAME/VERSION what it runs
+#   bootnode.node_files=yes     a ramdisk with files of its own follows the image's
 #   BOOTIF=01-aa-bb-cc-dd-ee-ff the network card it was booted from
 #
 # and, when the image is more than this ramdisk, of its root file system:
@@ -20,6 +21,7 @@
 NODE=unnamed
 SERVER=
 IMAGE=unknown
+NODE_FILES=
 BOOT_MAC=
 ROOT_FORMAT=
 ROOT_FILE=
@@ -37,6 +39,7 @@ read_settings() {
             bootnode.node=?*) NODE=${word#*=} ;;
             bootnode.server=?*) SERVER=${word#*=} ;;
             bootnode.image=?*) IMAGE=${word#*=} ;;
+            bootnode.node_files=?*) NODE_FILES=${word#*=} ;;
             bootnode.root=?*) ROOT_FORMAT=${word#*=} ;;
             bootnode.root_file=?*) ROOT_FILE=${word#*=} ;;
             bootnode.root_url=?*) ROOT_URL=${word#*=} ;;

@@ -1,15 +1,17 @@
 # Handing over to the new root: what it is told of this node, and what it must not find running.
 #
 # The network card keeps its name, address and link, so that nothing of the way up is done twice.
-# Needs root.sh and network.sh.
+# Needs root.sh, network.sh and node-files.sh.
 
 REPORTS_WAIT_S=5
 
-# leave_ramdisk: afterwards only process 1 is left to go.
+# leave_ramdisk: afterwards only process 1 is left to go. Says why when it cannot.
 leave_ramdisk() {
     _name_the_node
     _leave_identity
     _leave_network
+    # What was made for this node goes before what is made for any.
+    put_node_files "$NEW_ROOT" || return
     stage switch "/sbin/init of $IMAGE"
     _wait_for_reports
     _end_all_processes
@@ -24,7 +26,8 @@ _name_the_node() {
     local name
     name=$(hostname)
     [ "$name" = unnamed ] || echo "$name" >"$NEW_ROOT/etc/hostname"
-    # Empty, so that systemd makes one: two nodes with one image must not be one machine.
+    # Empty, so that systemd makes one: two nodes with one image must not be one machine. A file of the
+    # node's own may bring one that is the same at each boot.
     : >"$NEW_ROOT/etc/machine-id"
 }
 
