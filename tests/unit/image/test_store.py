@@ -264,6 +264,16 @@ def test_what_a_killed_build_left_is_removed_by_the_next(store: ImageStore) -> N
     assert visible(store) == before
 
 
+def test_what_a_killed_deletion_left_is_removed_by_the_next(store: ImageStore) -> None:
+    first, second = publish(store), publish(store, kernel=b"newer")
+    (store.folder / f".deleted-failsafe-{first.version}" / "deep").mkdir(parents=True)
+    (second.folder.parent / ".current.new").symlink_to("nowhere")
+    (second.folder.parent / ".history.new").touch()
+    delete(store, first.version)
+    delete(store, second.version)
+    assert visible(store) == []
+
+
 def test_two_builds_at_once_are_refused(store: ImageStore) -> None:
     image = publish(store)
     with store.staging("failsafe"):
