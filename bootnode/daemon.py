@@ -280,6 +280,7 @@ class Daemon:
                 keys=NodeKeys(self.config.node_secret, may_make=True),
             ),
             counters={"tftp": tftp.counters},
+            leased_to=self._leased_to,
         )
         addresses = {*(interface.address.ip for _, interface in networks), LOOPBACK}
         sockets = [
@@ -311,6 +312,12 @@ class Daemon:
                 self.journal.reach(mac, Stage.LOADER, now=now, detail=event.filename)
             case Failed(reason=reason) | Refused(reason=reason):
                 self.journal.note(mac, f"tftp {event.filename}: {reason}", now=now)
+
+    def _leased_to(self, address: IPv4Address) -> MacAddress | None:
+        """Who has an address by its lease: the leases outlive a restart, the journal does not."""
+        found = (leases.lookup_address(address) for _, leases in self._leases)
+        active = (lease for lease in found if lease is not None and lease.is_active(time.time()))
+        return next((lease.mac for lease in active), None)
 
     def _on_delivered(self, mac: MacAddress) -> None:
         """A node has all of its image: its `boot: once` is used up."""

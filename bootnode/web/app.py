@@ -69,9 +69,11 @@ class WebApp:
         on_delivered: Callable[[MacAddress], None],
         node_files: NodeFiles,
         counters: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+        leased_to: Callable[[IPv4Address], MacAddress | None] = lambda _address: None,
     ) -> None:
         """`files` is the user's own folder; `on_delivered` is called when a node has its image.
 
+        `leased_to` says who has an address that the journal knows nothing of since it was begun.
         `counters` are those of other servers, by the prefix under which the status shows them.
         """
         self._policy = policy
@@ -83,6 +85,7 @@ class WebApp:
         self._on_delivered = on_delivered
         self._node_files = node_files
         self._counters = counters
+        self._leased_to = leased_to
         self.protocol_log = ProtocolLog(journal)
         self.app = web.Application(
             client_max_size=REPORT_MAX_BYTES, middlewares=[self._log_and_guard]
@@ -295,7 +298,16 @@ class WebApp:
     def _mac_of(self, request: web.Request) -> MacAddress | None:
         """The node that has the client's address."""
         address = _peer(request)
-        return self._journal.at(address) if address is not None else None
+        if address is None:
+            return None
+        mac = self._journal.at(address) or self._leased_to(address)
+        if mac is not None and self._address_of(mac) is None:
+            self._journal.locate(mac, address, now=self._clock())
+        return mac if mac is not None and self._address_of(mac) == address else None
+
+    def _address_of(self, mac: MacAddress) -> IPv4Address | None:
+        record = self._journal.get(mac)
+        return record.address if record is not None else None
 
     def _is_from(self, request: web.Request, mac: MacAddress) -> bool:
         """Whether the client is this node, as far as its address can tell.

@@ -446,6 +446,19 @@ async def test_who_asks_for_a_file_boots_that_version(site: Site) -> None:
     assert usage.booting == {site.image: ["n1"]}
 
 
+@pytest.mark.parametrize("elsewhere", [None, IPv4Address("127.0.0.99")])
+async def test_an_address_is_known_by_its_lease_after_a_restart(
+    site: Site, elsewhere: IPv4Address | None
+) -> None:
+    """Unless the node was seen with another one since."""
+    site.http._leased_to = {ADDRESS: MAC}.get
+    if elsewhere is not None:
+        site.journal.locate(MAC, elsewhere, now=NOW)
+    await site.read(f"/images/{site.image}/vmlinuz", at(ADDRESS))
+    assert site.stages() == (["script", "kernel", site.image] if elsewhere is None else [])
+    assert site.record().address == (elsewhere or ADDRESS)
+
+
 async def test_the_local_disk_takes_no_image(site: Site) -> None:
     await site.client.get("/boot/52-54-00-12-34-56.ipxe", headers=at(ADDRESS))
     site.policy.table = NodeTable((node("n1", MAC, boot=Boot.LOCAL),))
