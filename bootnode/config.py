@@ -7,8 +7,10 @@ every problem found, each with its file, line and column. Paths are relative to 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,11 +20,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
+    ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from bootnode.addresses import AddressRange
+from bootnode.dhcp.registry import parse_option
 from bootnode.errors import ConfigError
 from bootnode.yamlmarks import load_yaml, validate
 
@@ -35,6 +41,8 @@ _UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 # outlive the slowest boot.
 LEASE_TIME_MIN_S = 120
 LEASE_TIME_MAX_S = 30 * 86400
+POOL_SIZE_MAX = 1 << 20
+"""Addresses of one network's pool; a byte of memory each."""
 _IMAGE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 DOMAIN = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.?)+", re.IGNORECASE)
 
@@ -74,6 +82,46 @@ def _parse_range(value: object) -> AddressRange:
     return value if isinstance(value, AddressRange) else AddressRange.parse(str(value))
 
 
+def _parse_subnet(value: object) -> IPv4Network:
+    if isinstance(value, IPv4Network):
+        return value
+    try:
+        return IPv4Network(str(value))
+    except ValueError:
+        raise ValueError(f"'{value}' is not a subnet (want 10.78.0.0/24)") from None
+
+
+def parse_options(value: object) -> dict[int, bytes]:
+    """DHCP options by code, serialized, from a mapping of names or numbers to values.
+
+    Raises:
+        ValueError: it is no mapping.
+        ValidationError: everything that is wrong in it, each at its key.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(  # noqa: TRY004  # pydantic reports no TypeError
+            "want a mapping of option names or numbers to values"
+        )
+    options: dict[int, bytes] = {}
+    errors: list[InitErrorDetails] = []
+    for key, given in value.items():
+        if isinstance(key, int) and isinstance(given, bytes):
+            options[key] = given  # serialized already
+            continue
+        try:
+            code, raw = parse_option(str(key), given)
+            if code in options:
+                raise ValueError(f"option {code} is here already under another name")
+            options[code] = raw
+        except ValueError as error:
+            # pydantic shows the text for itself; the place is what the reader needs.
+            kind = PydanticCustomError("value_error", "{error}", {"error": str(error)})
+            errors.append(InitErrorDetails(type=kind, loc=(key,), input=given))
+    if errors:
+        raise ValidationError.from_exception_data("options", errors)
+    return options
+
+
 def check_image_name(name: str) -> str:
     """An image's name, which becomes a folder and a part of URLs.
 
@@ -110,6 +158,7 @@ ImageName = Annotated[str, AfterValidator(check_image_name)]
 KernelArgs = Annotated[
     tuple[Annotated[str, AfterValidator(check_kernel_arg)], ...], BeforeValidator(one_or_many)
 ]
+DhcpOptions = Annotated[Mapping[int, bytes], PlainValidator(parse_options)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -122,20 +171,31 @@ class Settings(BaseModel):
 
 
 class NetworkSettings(Settings):
-    """One network that this server serves, by the interface that leads to it."""
+    """One network that this server serves: on an interface, or behind relays."""
 
-    interface: Annotated[str, Field(min_length=1, max_length=15)]
-    """The interface's name, such as `eth0`."""
+    interface: Annotated[str, Field(min_length=1, max_length=15)] | None = None
+    """The interface that leads to it, such as `eth0`; its address tells the subnet."""
+    subnet: Annotated[IPv4Network, BeforeValidator(_parse_subnet)] | None = None
+    """Instead of an interface: a subnet that only DHCP relays lead to, such as `10.78.0.0/24`."""
     dhcp: Literal["full", "proxy", "off"]
     """`full`: we give addresses. `proxy`: another server does, we add the boot. `off`: neither."""
-    pool: Annotated[AddressRange, BeforeValidator(_parse_range)] | None = None
+    pool: Annotated[
+        tuple[Annotated[AddressRange, BeforeValidator(_parse_range)], ...],
+        BeforeValidator(one_or_many),
+    ] = ()
     """Addresses for nodes without an `ip`, such as `10.77.0.100-10.77.0.199` (full only)."""
     lease_time: Annotated[
         int,
         BeforeValidator(parse_duration),
         Field(ge=LEASE_TIME_MIN_S, le=LEASE_TIME_MAX_S),
     ] = 3600
-    """How long an address is lent."""
+    """How long an address is lent at most; a client may ask for less."""
+    authoritative: bool = True
+    """Whether clients with an address that is wrong here are told so (NAK), or met by silence."""
+    probe: bool = True
+    """Whether a pool address that was never lent is tried by ARP before it is offered."""
+    relays: Ipv4List = ()
+    """The relays (their giaddr) that may ask for this network; all within our subnets if empty."""
     router: Ipv4 | None = None
     """The default gateway given to nodes."""
     dns: Ipv4List = ()
@@ -146,6 +206,13 @@ class NetworkSettings(Settings):
     """Time servers given to nodes."""
     mtu: Annotated[int, Field(ge=576, le=65535)] | None = None
     """The interface MTU given to nodes, in bytes."""
+    options: DhcpOptions = Field(default_factory=dict)
+    """More DHCP options given to nodes, by name or number."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the interface, or the subnet."""
+        return self.interface or str(self.subnet)
 
     @field_validator("domain")
     @classmethod
@@ -155,10 +222,32 @@ class NetworkSettings(Settings):
         return value
 
     @model_validator(mode="after")
-    def _pool_needs_full(self) -> NetworkSettings:
-        if self.pool is not None and self.dhcp != "full":
+    def _is_somewhere(self) -> NetworkSettings:
+        if (self.interface is None) == (self.subnet is None):
+            raise ValueError("want `interface`, or `subnet` if only relays lead to it")
+        if self.pool and self.dhcp != "full":
             raise ValueError(f"a pool goes with `dhcp: full`, not with `dhcp: {self.dhcp}`")
+        if self.subnet is not None and self.dhcp == "off":
+            raise ValueError(
+                "a subnet behind relays with `dhcp: off` is nothing (want full, proxy)"
+            )
+        for problem in self._pool_problems():
+            raise ValueError(problem)
         return self
+
+    def _pool_problems(self) -> Iterator[str]:
+        """What is wrong with the ranges of the pool among themselves."""
+        ranges = sorted(self.pool, key=lambda each: each.first)
+        for lower, upper in pairwise(ranges):
+            if upper.first <= lower.last:
+                yield f"the pool's ranges {lower} and {upper} overlap"
+        if sum(map(len, ranges)) > POOL_SIZE_MAX:
+            yield f"the pool holds more than {POOL_SIZE_MAX} addresses (want fewer)"
+        for each in ranges:
+            if self.subnet is not None and not (
+                each.first in self.subnet and each.last in self.subnet
+            ):
+                yield f"the pool {each} is not within {self.subnet}"
 
 
 class HttpSettings(Settings):
@@ -191,13 +280,18 @@ class Config(Settings):
 
     @field_validator("networks")
     @classmethod
-    def _interfaces_differ(
-        cls, networks: tuple[NetworkSettings, ...]
-    ) -> tuple[NetworkSettings, ...]:
-        names = [network.interface for network in networks]
+    def _networks_differ(cls, networks: tuple[NetworkSettings, ...]) -> tuple[NetworkSettings, ...]:
+        names = [network.interface for network in networks if network.interface is not None]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"interface {', '.join(twice)} is listed twice (want each once)")
+        if not names:
+            raise ValueError("no network has an `interface` (want one that relays reach us by)")
+        subnets = [network.subnet for network in networks if network.subnet is not None]
+        for index, subnet in enumerate(subnets):
+            for other in subnets[:index]:
+                if subnet.overlaps(other):
+                    raise ValueError(f"the subnets {other} and {subnet} overlap (want them apart)")
         return networks
 
     @property

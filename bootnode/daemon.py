@@ -14,10 +14,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 
@@ -29,12 +30,15 @@ from bootnode.boot.journal import Journal, Stage
 from bootnode.boot.nodefiles import NodeNetwork
 from bootnode.boot.plan import LOADER_NAMES, LOADERS, Policy, Site
 from bootnode.cli.common import add_config_options
+from bootnode.clock import SteadyClock
 from bootnode.config import Config, NetworkSettings
-from bootnode.dhcp.leases import LeaseTable
+from bootnode.dhcp.leases import Lease, LeaseTable
 from bootnode.dhcp.packet import PXE_PORT, SERVER_PORT
+from bootnode.dhcp.prober import Prober
 from bootnode.dhcp.pxe import Architecture
 from bootnode.dhcp.responder import Responder
 from bootnode.dhcp.server import DhcpServer, LeaseWriter
+from bootnode.dhcp.subnet import Subnet
 from bootnode.errors import BootnodeError, ConfigError, StartError
 from bootnode.files import FileRoots, OpenFile
 from bootnode.image.store import ImageStore
@@ -101,8 +105,10 @@ class Daemon:
         self.journal = Journal()
         self._roots = file_roots(self.config)
         self.policy = Policy(table=table, loaders=frozenset())
-        self._leases: list[tuple[Interface, LeaseTable]] = []
-        """Of each network with `dhcp: full`."""
+        self._clock = SteadyClock()
+        self._sites: list[Site] = []
+        self._subnets: list[Subnet] = []
+        """Those with `dhcp: full`."""
         self._stop = asyncio.Event()
         self._reload_lock = asyncio.Lock()
 
@@ -134,13 +140,13 @@ class Daemon:
         """Take every socket and file, then begin to serve."""
         self.policy.loaders = available_loaders(self._roots)
         self._open_state(stack)
-        interfaces = [net.find_interface(network.interface) for network in self.config.networks]
-        networks = list(zip(self.config.networks, interfaces, strict=True))
-        writer = LeaseWriter(self._store.save, self._executor)
-        servers: list[DhcpServer | RouterSolicitationServer] = []
-        for settings, interface in networks:
-            if settings.dhcp != "off":
-                servers += self._dhcp(settings, interface, writer, stack)
+        networks = [
+            (settings, net.find_interface(settings.interface))
+            for settings in self.config.networks
+            if settings.interface is not None
+        ]
+        interfaces = [interface for _, interface in networks]
+        servers = list(self._dhcp_servers(networks, stack))
         self._reserve()
         tftp = TftpServer(
             [_keep(stack, net.tftp_socket(i, self.config.tftp.port)) for i in interfaces],
@@ -149,7 +155,7 @@ class Daemon:
         )
         sites = await self._http(networks, tftp, stack)
         # Everything is taken: from here on, nothing can turn out to be in use.
-        stack.push_async_callback(writer.aclose)
+        stack.push_async_callback(self._writer.aclose)
         for server in servers:
             server.start()
             stack.callback(server.close)
@@ -175,42 +181,64 @@ class Daemon:
             log.error("%s", self._store.damage)
         # SQLite waits for the disk: in a thread of its own, so that no packet does.
         self._executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="state"))
+        self._writer = LeaseWriter(self._save_leases, self._executor)
         self.policy.spent |= self._store.spent_boots()
         self._rearm()
 
-    def _dhcp(
-        self,
-        settings: NetworkSettings,
-        interface: Interface,
-        writer: LeaseWriter,
-        stack: AsyncExitStack,
+    def _dhcp_servers(
+        self, networks: Sequence[tuple[NetworkSettings, Interface]], stack: AsyncExitStack
     ) -> Iterator[DhcpServer | RouterSolicitationServer]:
-        """DHCP on one network, and the answer to router solicitations where we may give it."""
-        leases = self._lease_table(settings, interface)
-        is_shared = settings.dhcp == "proxy"
+        """DHCP on every network, also one where it is off if relays may reach us there."""
+        stored = self._store.take_leases()
+        remote = [
+            self._subnet(settings, settings.subnet, stored)
+            for settings in self.config.networks
+            if settings.subnet is not None
+        ]
+        addresses = frozenset(interface.address.ip for _, interface in networks)
+        for subnet, (_, interface) in product(remote, networks):
+            if subnet.network.overlaps(interface.address.network):
+                raise StartError(
+                    f"the subnet {subnet.network} is on {interface.name} ({interface.address}): "
+                    "take it out of `networks` in bootnoded.yaml, or the interface's entry"
+                )
+        for settings, interface in networks:
+            local = self._subnet(settings, interface.address.network, stored, interface)
+            responder = Responder(
+                site=self._site(interface),
+                local=local,
+                remote=remote,
+                policy=self.policy,
+                own_addresses=addresses,
+            )
+            if settings.dhcp != "off" or remote:
+                yield from self._dhcp(interface, responder, stack)
+
+    def _dhcp(
+        self, interface: Interface, responder: Responder, stack: AsyncExitStack
+    ) -> Iterator[DhcpServer | RouterSolicitationServer]:
+        """DHCP on one interface, and the answer to router solicitations where we may give it."""
+        settings = responder.local.settings
         solicitations = self._solicitations(interface, stack)
         if solicitations is not None:
             yield solicitations
         unicast = net.unicast_socket(interface)
+        arp = net.arp_socket(interface) if settings.dhcp == "full" and settings.probe else None
         yield DhcpServer(
             interface=interface,
             server_socket=_keep(
-                stack, net.dhcp_socket(interface, SERVER_PORT, is_shared=is_shared)
+                stack, net.dhcp_socket(interface, SERVER_PORT, is_shared=settings.dhcp != "full")
             ),
             # Never shared: of two boot servers here, only one would hear what is sent to it.
             pxe_socket=_keep(stack, net.dhcp_socket(interface, PXE_PORT, is_shared=False)),
             unicast_socket=_keep(stack, unicast) if unicast is not None else None,
-            responder=Responder(
-                settings=settings,
-                interface=interface,
-                site=self._site(interface),
-                leases=leases,
-                policy=self.policy,
-            ),
-            is_proxy=settings.dhcp == "proxy",
-            writer=writer,
+            prober=Prober(interface, _keep(stack, arp)) if arp is not None else None,
+            responder=responder,
+            is_listed=lambda mac: self.policy.table.by_mac(mac) is not None,
+            writer=self._writer,
             journal=self.journal,
             clock=time.time,
+            steady_clock=self._clock,
             on_boot=solicitations.boots if solicitations is not None else lambda _mac: None,
         )
 
@@ -233,24 +261,39 @@ class Daemon:
             clock=time.time,
         )
 
-    def _lease_table(self, settings: NetworkSettings, interface: Interface) -> LeaseTable:
-        subnet, pool = interface.address.network, settings.pool
-        if pool is not None and not (pool.first in subnet and pool.last in subnet):
-            raise StartError(
-                f"the pool {pool} is not within {subnet}, the network of {interface.name} "
-                f"({interface.address}): mend `pool` in bootnoded.yaml, or the interface's address"
-            )
-        taken = {interface.address.ip, *settings.dns, *settings.ntp}
-        if settings.router is not None:
-            taken.add(settings.router)
-        leases = LeaseTable(subnet=subnet, pool=pool, excluded=frozenset(taken))
-        leases.restore(lease for lease in self._store.load() if lease.address in subnet)
+    def _subnet(
+        self,
+        settings: NetworkSettings,
+        network: IPv4Network,
+        stored: Iterable[Lease],
+        interface: Interface | None = None,
+    ) -> Subnet:
+        """A subnet with its stored leases; the interface is None where only relays lead."""
+        for pool in settings.pool:
+            if not (pool.first in network and pool.last in network):
+                where = f" ({interface.address})" if interface is not None else ""
+                raise StartError(
+                    f"the pool {pool} is not within {network}, the network of "
+                    f"{settings.name}{where}: mend `pool` in bootnoded.yaml, or the interface's "
+                    "address"
+                )
+        taken = {*settings.dns, *settings.ntp, *settings.relays}
+        taken |= {settings.router} if settings.router is not None else set()
+        taken |= {interface.address.ip} if interface is not None else set()
+        leases = LeaseTable(subnet=network, pool=settings.pool, excluded=frozenset(taken))
+        leases.restore(stored, now=self._clock(), lease_time_s=settings.lease_time)
+        subnet = Subnet(settings=settings, network=network, leases=leases)
         if settings.dhcp == "full":
-            self._leases.append((interface, leases))
-        return leases
+            self._subnets.append(subnet)
+        return subnet
+
+    def _save_leases(self, leases: Sequence[Lease]) -> None:
+        self._store.save(leases, clock_offset_s=self._clock.offset_s)
 
     def _site(self, interface: Interface) -> Site:
-        return Site(address=interface.address.ip, http_port=self.config.http.port)
+        site = Site(address=interface.address.ip, http_port=self.config.http.port)
+        self._sites.append(site)
+        return site
 
     async def _http(
         self,
@@ -315,8 +358,8 @@ class Daemon:
 
     def _leased_to(self, address: IPv4Address) -> MacAddress | None:
         """Who has an address by its lease: the leases outlive a restart, the journal does not."""
-        found = (leases.lookup_address(address) for _, leases in self._leases)
-        active = (lease for lease in found if lease is not None and lease.is_active(time.time()))
+        found = (subnet.leases.lookup_address(address) for subnet in self._subnets)
+        active = (lease for lease in found if lease is not None and lease.is_active(self._clock()))
         return next((lease.mac for lease in active), None)
 
     def _on_delivered(self, mac: MacAddress) -> None:
@@ -368,13 +411,14 @@ class Daemon:
 
     def _reserve(self) -> None:
         """Give each network the fixed addresses that lie in it; say which lie in none."""
-        homeless = dict(self.policy.table.reservations)
-        for interface, leases in self._leases:
-            ours = interface.address
-            here = {m: a for m, a in homeless.items() if a in ours.network and a != ours.ip}
-            leases.reserve(here)
+        table = self.policy.table
+        homeless = dict(table.reservations)
+        own = {site.address for site in self._sites}
+        for subnet in self._subnets:
+            here = {m: a for m, a in homeless.items() if a in subnet and a not in own}
+            subnet.leases.reserve(here, table.macs)
             homeless = {mac: address for mac, address in homeless.items() if mac not in here}
-        for mac, address in homeless.items() if self._leases else ():
+        for mac, address in homeless.items() if self._subnets else ():
             log.error(
                 "mac=%s node=%s its ip %s is this server's own, or in no network with "
                 "`dhcp: full`: mend nodes.yaml",

@@ -30,6 +30,7 @@ _SIOCGIFMTU = 0x8921
 _SIOCGIFHWADDR = 0x8927
 _ARPHRD_ETHER = 1
 _ETH_P_IP = 0x0800
+_ETH_P_ARP = 0x0806
 _ETH_P_IPV6 = 0x86DD
 _SO_ATTACH_FILTER = 26
 _IP_MTU_DISCOVER = 10
@@ -328,6 +329,20 @@ def neighbour_socket(interface: Interface) -> socket.socket | None:
     return sock
 
 
+def arp_socket(interface: Interface) -> socket.socket | None:
+    """A raw socket that sends ARP and hears replies to it; None if we may not.
+
+    A filter in the kernel keeps out the requests that every host of a big network hears.
+    """
+    try:
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    except PermissionError:
+        return None
+    _attach_filter(sock, _ARP_REPLIES)
+    sock.bind((interface.name, _ETH_P_ARP))
+    return sock
+
+
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP = 1
 _PACKET_MR_ALLMULTI = 2  # solicitations go to ff02::2, which a host that routes nothing leaves out
@@ -343,6 +358,15 @@ _ROUTER_MESSAGES = (
     (0x15, 1, 0, 134),
     (0x06, 0, 0, 0),  # drop
     (0x06, 0, 0, 0xFFFF),  # accept
+)
+
+_ARP_REPLIES = (
+    (0x28, 0, 0, 12),  # ldh ethertype
+    (0x15, 0, 3, _ETH_P_ARP),
+    (0x28, 0, 0, 20),  # ldh operation
+    (0x15, 0, 1, 2),
+    (0x06, 0, 0, 0xFFFF),  # accept
+    (0x06, 0, 0, 0),  # drop
 )
 
 

@@ -2,13 +2,13 @@
 
 `load_nodes` reads one file, or a folder of *.yaml that count as one, and returns a `NodeTable`:
 names counted up from ranges, and `defaults`, then profiles in order, then the node merged
-(scalars replace, `kernel_args` and `vars` merge). Every problem is found in one go.
+(scalars replace, `kernel_args`, `options` and `vars` merge). Every problem is found in one go.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from bootnode.addresses import MacAddress
 from bootnode.config import (
     Config,
+    DhcpOptions,
     ImageName,
     Ipv4List,
     KernelArgs,
@@ -90,6 +91,8 @@ class NodeSettings(Settings):
     """How firmware gets to the kernel; by iPXE when absent."""
     boot_file: BootFileName | None = None
     """One file for the firmware to boot, overriding image and loader: a TFTP path or a URL."""
+    options: DhcpOptions = Field(default_factory=dict)
+    """DHCP options by name or number, before those of its network."""
     vars: dict[str, Any] = Field(default_factory=dict)
     """Values of your own."""
 
@@ -137,6 +140,8 @@ class Node:
     vars: Mapping[str, Any]
     profiles: tuple[str, ...] = ()
     """What its settings were taken from, in order."""
+    options: Mapping[int, bytes] = field(default_factory=dict)
+    """DHCP options by code, serialized."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,12 +205,18 @@ class NodeTable:
                 boot=pattern.boot,
                 boot_file=pattern.boot_file,
                 vars=pattern.vars,
+                options=pattern.options,
             )
         return node
 
     def may_have_address(self, mac: MacAddress) -> bool:
         """Whether a DHCP server should answer this MAC at all."""
         return mac in self._by_mac or self.unknown != "ignore"
+
+    @property
+    def macs(self) -> Collection[MacAddress]:
+        """The hardware addresses of all nodes."""
+        return self._by_mac.keys()
 
     @property
     def reservations(self) -> dict[MacAddress, IPv4Address]:
@@ -353,6 +364,7 @@ class _TableBuilder:
                 boot_file=merged.boot_file,
                 vars=merged.vars,
                 profiles=entry.profile,
+                options=merged.options,
             )
 
     def _claim(
@@ -387,17 +399,19 @@ class _TableBuilder:
                 self.problems.append(document.problem((*path, "profile"), text))
 
     def _merge(self, name: str, settings: Iterable[NodeSettings]) -> Node:
-        """`defaults`, then these in order: scalars replace, kernel_args and vars merge."""
+        """`defaults`, then these in order: scalars replace, the others merge."""
         layers = [self._defaults[1]] if self._defaults is not None else []
         layers += settings
         scalars: dict[str, Any] = {"image": None, "boot": Boot.NETWORK, "boot_file": None}
         variables: dict[str, Any] = {}
+        options: dict[int, bytes] = {}
         arguments: dict[str, None] = {}  # ordered, each once
         for layer in layers:
             scalars |= {
                 key: getattr(layer, key) for key in scalars if getattr(layer, key) is not None
             }
             variables |= layer.vars
+            options |= layer.options
             arguments |= dict.fromkeys(layer.kernel_args)
         return Node(
             name=name,
@@ -405,6 +419,7 @@ class _TableBuilder:
             addresses={},
             kernel_args=tuple(arguments),
             vars=variables,
+            options=options,
             **scalars,
         )
 

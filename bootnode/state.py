@@ -53,26 +53,30 @@ class LeaseStore:
         self.damage: str | None = None
         """What was wrong with the file and where it is now, if it had to be set aside."""
         try:
-            self._connection = _open(path)
+            self._connection, self._leases = _open(path)
         except _DamagedError as error:
             aside = _set_aside(path)
             self.damage = (
                 f"{path}: {error}; moved to {aside}, starting without leases and boot-once marks"
             )
-            self._connection = _open(path)
+            self._connection, self._leases = _open(path)
 
-    def load(self) -> list[Lease]:
-        """Every lease stored."""
-        return _read_leases(self._connection)
+    def take_leases(self) -> list[Lease]:
+        """Every lease that was stored when the file was opened; once, for they take memory."""
+        leases, self._leases = self._leases, []
+        return leases
 
-    def save(self, leases: Sequence[Lease]) -> None:
-        """Store leases in one transaction, each in place of what its address or MAC had before."""
+    def save(self, leases: Sequence[Lease], *, clock_offset_s: float = 0.0) -> None:
+        """Store leases in one transaction, each in place of what its address or MAC had before.
+
+        `clock_offset_s` leads from the clock of the leases to the one that counts after a restart.
+        """
         rows = [
             (
                 str(lease.address),
                 str(lease.mac),
                 lease.state.value,
-                lease.expires_s,
+                lease.expires_s + clock_offset_s,
                 lease.client_id,
                 lease.hostname,
             )
@@ -108,13 +112,13 @@ class _DamagedError(Exception):
     """The file is there and is not a database of ours."""
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path) -> tuple[sqlite3.Connection, list[Lease]]:
     try:
         connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
     except sqlite3.Error as error:
         raise StartError(f"{path}: {error} (want a file in a directory we may write)") from None
     try:
-        _prepare(connection, path)
+        leases = _prepare(connection, path)
     except sqlite3.DatabaseError as error:
         connection.close()
         if getattr(error, "sqlite_errorcode", None) in (
@@ -129,11 +133,11 @@ def _open(path: Path) -> sqlite3.Connection:
     except Exception:
         connection.close()
         raise
-    return connection
+    return connection, leases
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Check the file from end to end, and make the tables in a new one."""
+def _prepare(connection: sqlite3.Connection, path: Path) -> list[Lease]:
+    """Check the file from end to end, make the tables in a new one, and read the leases."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -150,7 +154,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
         )
     try:
-        _read_leases(connection)
+        return _read_leases(connection)
     except ValueError as error:
         raise _DamagedError(str(error)) from None
 

@@ -131,11 +131,11 @@ def _start(arguments: argparse.Namespace, config: Config, *, detach: bool) -> La
     """The namespaces, the switches, and bootnoded in them; nothing of it left if that fails."""
     from bootnode.lab import Lab, LabConfig
 
+    networks = [network for network in config.networks if network.interface is not None]
     addresses = [*arguments.address]
-    addresses += [server_address(network) for network in config.networks[len(addresses) :]]
+    addresses += [server_address(network) for network in networks[len(addresses) :]]
     taps = tuple(
-        (network.interface, address)
-        for network, address in zip(config.networks, addresses, strict=False)
+        (network.name, address) for network, address in zip(networks, addresses, strict=False)
     )
     lab = Lab.up(
         LabConfig(folder=arguments.dir.absolute(), taps=taps, accel=arguments.accel), detach=detach
@@ -158,14 +158,14 @@ def server_address(network: NetworkSettings) -> IPv4Interface:
         LabError: the configuration names no address there.
     """
     pool = network.pool
-    known: IPv4Address | None = network.router or (pool.first if pool is not None else None)
+    known: IPv4Address | None = network.router or (pool[0].first if pool else None)
     if known is None:
         raise LabError(
-            f"network {network.interface} names neither a router nor a pool: "
+            f"network {network.name} names neither a router nor a pool: "
             "say with --address what this server's address there is, such as 10.77.0.1/24"
         )
     hosts = IPv4Interface(f"{known}/24").network.hosts()
-    beside = next((host for host in hosts if pool is None or host not in pool), known)
+    beside = next((host for host in hosts if not any(host in each for each in pool)), known)
     return IPv4Interface(f"{network.router or beside}/24")
 
 

@@ -99,6 +99,7 @@ def _networks(config: Config) -> Sequence[NodeNetwork]:
             server=_address(network.interface), http_port=config.http.port, settings=network
         )
         for network in config.networks
+        if network.interface is not None
     ]
 
 

@@ -5,32 +5,42 @@ firmware to iPXE to the operating system, and the address must not. Rules:
 
 - A fixed address goes to the nodes that it is reserved for and never to anyone else.
 - A dynamic address is sticky: its MAC gets it again, however long ago the lease ended. Only when
-  the pool has nothing else is the address that has been out of use longest given away.
+  the pool has nothing else is the address that has been out of use longest given away, and one of
+  a known node's never to a stranger.
 - The first choice follows from the MAC alone, so a lost table gives the same addresses again.
-- What is offered is held for `hold_s`, and OFFERS_MAX addresses are on offer at most, then new
-  clients wait. What was declined is left alone for `quarantine_s`.
-- One byte per pool address says whether it is free, so finding one is a search at memory speed,
-  and a heap knows the lease that ended first; nothing here walks through the pool.
+- What is offered is held for `hold_s`, and OFFERS_MAX addresses are on offer at most, then
+  strangers wait. A known node may take what is only on offer to a stranger.
+- What was declined is left alone for `quarantine_s`; half of the pool at most, and DECLINES_MAX
+  addresses by one client, for a machine that declines everything is itself at fault.
+- Every `now` is of a clock that only goes forward (Unix time, but not set back): see restore().
 """
 
 from __future__ import annotations
 
 import zlib
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from heapq import heapify, heappop, heappush
 from ipaddress import IPv4Address, IPv4Network
+from itertools import islice
+from math import inf
 from typing import Final
 
 from bootnode.addresses import AddressRange, MacAddress
+from bootnode.dhcp.pool import Pool
 
 HOLD_S: Final = 60.0
 QUARANTINE_S: Final = 600.0
 OFFERS_MAX: Final = 65_536
 """Addresses on offer at the same time; a flood of invented MACs ends here."""
-_FREE: Final = 0
+OFFERS_SEARCHED_MAX: Final = 256
+"""Offers looked at for one that a known node may take over."""
+DECLINES_MAX: Final = 8
+"""Addresses that one client may have in quarantine."""
+DECLINED_MIN: Final = 4
+"""Addresses that may be in quarantine together in however small a pool."""
 _ENDS_SLACK: Final = 64
 
 
@@ -55,7 +65,7 @@ class Lease:
     mac: MacAddress
     state: LeaseState
     expires_s: float
-    """Unix time at which the state ends."""
+    """Unix time at which the state ends; infinite for BOOTP."""
     client_id: bytes | None = None
     """Option 61 as last sent; None when the client sends none."""
     hostname: str = ""
@@ -70,6 +80,8 @@ class Refusal:
     """Why a client does not get an address, as a sentence for the log and for a NAK."""
 
     reason: str
+    is_dry: bool = False
+    """Whether there is nothing left to give, which is no fault of the client."""
 
 
 class LeaseTable:
@@ -79,73 +91,116 @@ class LeaseTable:
         self,
         *,
         subnet: IPv4Network,
-        pool: AddressRange | None,
+        pool: Sequence[AddressRange],
         excluded: frozenset[IPv4Address] = frozenset(),
         hold_s: float = HOLD_S,
         quarantine_s: float = QUARANTINE_S,
     ) -> None:
-        if pool is not None and not (pool.first in subnet and pool.last in subnet):
-            raise ValueError(f"the pool {pool} is not within the subnet {subnet}")
+        for each in pool:
+            if not (each.first in subnet and each.last in subnet):
+                raise ValueError(f"the pool {each} is not within the subnet {subnet}")
         self._subnet = subnet
-        self._pool = pool
+        self._pool = Pool(pool)
         self._excluded = excluded | {subnet.network_address, subnet.broadcast_address}
         self._hold_s = hold_s
         self._quarantine_s = quarantine_s
         self._fixed: dict[MacAddress, IPv4Address] = {}
         self._fixed_owners: dict[IPv4Address, set[MacAddress]] = {}
+        self._known: Collection[MacAddress] = frozenset()
         # BOUND and RELEASED leases, the same in both.
         self._by_mac: dict[MacAddress, Lease] = {}
         self._by_address: dict[IPv4Address, Lease] = {}
-        # Both in the order in which they end, for each kind is held equally long.
-        self._offers: OrderedDict[MacAddress, Lease] = OrderedDict()
-        self._declined: OrderedDict[IPv4Address, Lease] = OrderedDict()
+        # The one held longest first.
+        self._offers: dict[MacAddress, Lease] = {}
         self._offered_to: dict[IPv4Address, MacAddress] = {}
-        # Heap of (end, address); an entry counts only while the lease there still ends then.
-        self._ends: list[tuple[float, int]] = []
-        # A byte per pool address: one we may never lend as we like, one we cannot lend now.
-        self._barred = bytearray()
-        self._taken = bytearray()
+        # Of those on offer, the ones that nobody answered for when they were tried.
+        self._tried: set[IPv4Address] = set()
+        # In the order in which they end, for each is left alone equally long.
+        self._declined: OrderedDict[IPv4Address, Lease] = OrderedDict()
+        self._declines_by: Counter[MacAddress] = Counter()
+        # Heaps of (end, address or MAC); an entry counts only while what is there still ends then.
+        self._offer_ends: list[tuple[float, MacAddress]] = []
+        self._stranger_ends: list[tuple[float, int]] = []
+        self._known_ends: list[tuple[float, int]] = []
         self._rebuild()
 
-    def restore(self, leases: Iterable[Lease]) -> None:
-        """Take up stored leases; offers and other subnets' leases are passed over."""
-        for lease in sorted(leases, key=lambda lease: lease.expires_s):
-            if lease.address not in self._subnet:
+    def restore(self, leases: Iterable[Lease], *, now: float, lease_time_s: float) -> None:
+        """Take up stored leases; offers and other subnets' leases are passed over.
+
+        None is held longer than one granted now would be, so that leases which were written while
+        the clock ran ahead, or are read while it lags behind, come to an end.
+        """
+        longest = {LeaseState.DECLINED: self._quarantine_s, LeaseState.BOUND: lease_time_s}
+        ours = [lease for lease in leases if lease.address in self._subnet]
+        for lease in sorted(ours, key=lambda lease: lease.expires_s):
+            if lease.state is LeaseState.OFFERED:
                 continue
+            until = now + longest.get(lease.state, 0.0)
+            if until < lease.expires_s < inf:
+                lease = replace(lease, expires_s=until)  # the same lease, cut short
             if lease.state is LeaseState.DECLINED:
-                self._declined[lease.address] = lease
-            elif lease.state is not LeaseState.OFFERED:
+                self._quarantine(lease)
+            else:
                 self._store(lease)
         self._rebuild()
 
-    def reserve(self, reservations: Mapping[MacAddress, IPv4Address]) -> None:
-        """Replace all fixed addresses; those of other subnets are passed over.
+    def reserve(
+        self,
+        reservations: Mapping[MacAddress, IPv4Address],
+        known: Collection[MacAddress] = frozenset(),
+    ) -> None:
+        """Replace all fixed addresses, and who is no stranger; other subnets' are passed over.
 
         Two cards of one node may share its address; then the one that asked last has it.
         """
         self._fixed = {mac: ip for mac, ip in reservations.items() if ip in self._subnet}
+        self._known = known
         self._fixed_owners = {}
         for mac, address in self._fixed.items():
             self._fixed_owners.setdefault(address, set()).add(mac)
         self._rebuild()
+
+    @property
+    def lends(self) -> bool:
+        """Whether there is any address to give here."""
+        return bool(self._fixed) or len(self._pool) > 0
 
     def is_reserved(self, mac: MacAddress, address: IPv4Address) -> bool:
         """Whether that is the client's fixed address."""
         return self._fixed.get(mac) == address
 
     def offer(
-        self, mac: MacAddress, *, requested: IPv4Address | None, now: float
+        self,
+        mac: MacAddress,
+        *,
+        requested: IPv4Address | None,
+        now: float,
+        hold_s: float | None = None,
     ) -> IPv4Address | Refusal:
         """Choose and hold an address for a DISCOVER."""
         self._expire(now)
         fixed = self._fixed.get(mac)
         if fixed is not None:
-            chosen = self._objection(mac, fixed, now) or fixed
-        else:
-            chosen = self._usual_address(mac, now) or self._choose(mac, requested, now)
+            # Nobody else can get it, so there is nothing to hold.
+            self._withdraw_offers(mac, fixed)
+            return self._objection(mac, fixed, now) or fixed
+        chosen = self._usual_address(mac, now) or self._choose(mac, requested, now)
         if isinstance(chosen, IPv4Address):
-            self._hold(mac, chosen, now)
+            self._hold(mac, chosen, now, hold_s or self._hold_s)
         return chosen
+
+    def is_untried(self, mac: MacAddress, address: IPv4Address) -> bool:
+        """Whether an address on offer was never lent, so that another machine may have it."""
+        return (
+            address not in self._by_address
+            and address not in self._tried
+            and self._fixed.get(mac) != address
+        )
+
+    def found_free(self, address: IPv4Address) -> None:
+        """An address was tried and nobody has it; counts while it is on offer."""
+        if address in self._offered_to:
+            self._tried.add(address)
 
     def commit(
         self,
@@ -183,12 +238,14 @@ class LeaseTable:
         self._store(released)
         return released
 
-    def decline(self, mac: MacAddress, address: IPv4Address, *, now: float) -> Lease | None:
-        """Put an address in quarantine for the client that was given it; None if it was not."""
+    def decline(self, mac: MacAddress, address: IPv4Address, *, now: float) -> Lease | Refusal:
+        """Put an address in quarantine for the client that was given it."""
         self._expire(now)
         lease, offer = self._by_mac.get(mac), self._offers.get(mac)
         if address not in {given.address for given in (lease, offer) if given is not None}:
-            return None
+            return Refusal(f"{address} is not an address that it was given")
+        if self._declines_by[mac] >= DECLINES_MAX:
+            return Refusal(f"it has declined {DECLINES_MAX} addresses: the fault is its own")
         self.forget_offer(mac)
         self._remove(self._by_address.get(address))
         declined = Lease(
@@ -197,8 +254,7 @@ class LeaseTable:
             state=LeaseState.DECLINED,
             expires_s=now + self._quarantine_s,
         )
-        self._declined[address] = declined
-        self._mark(address)
+        self._quarantine(declined)
         return declined
 
     def forget_offer(self, mac: MacAddress) -> None:
@@ -207,6 +263,7 @@ class LeaseTable:
         if offer is None:
             return
         del self._offered_to[offer.address]
+        self._tried.discard(offer.address)
         self._mark(offer.address)
         lease = self._by_address.get(offer.address)
         if lease is not None:
@@ -242,8 +299,7 @@ class LeaseTable:
             return None
         if address in self._fixed_owners:
             return Refusal(f"{address} is reserved for another node")
-        index = self._index(address)
-        if index is None or self._barred[index]:
+        if not self._pool.lends(address):
             return Refusal(f"{address} is not an address that the pool gives out")
         if self._offered_to.get(address, mac) != mac:
             return Refusal(f"{address} is on offer to another client")
@@ -273,46 +329,61 @@ class LeaseTable:
         self, mac: MacAddress, requested: IPv4Address | None, now: float
     ) -> IPv4Address | Refusal:
         """An address for a client that is new to us."""
-        if self._pool is None:
+        if not len(self._pool):
             return Refusal(f"{mac} has no fixed address, and there is no pool")
-        if len(self._offers) >= OFFERS_MAX:
-            return Refusal(f"{len(self._offers)} addresses are on offer: new clients must wait")
-        wanted = None if requested is None else self._index(requested)
-        if wanted is not None and not self._taken[wanted]:
-            return self._pool[wanted]
-        start = zlib.crc32(mac) % len(self._taken)
-        index = self._taken.find(_FREE, start)
-        if index < 0:
-            index = self._taken.find(_FREE, 0, start)
-        if index >= 0:
-            return self._pool[index]
-        return self._longest_ended(now) or Refusal(f"every address of {self._pool} is in use")
+        is_known = mac in self._known
+        if len(self._offers) >= OFFERS_MAX and not is_known:
+            return Refusal(
+                f"{len(self._offers)} addresses are on offer: new clients must wait", is_dry=True
+            )
+        if requested is not None and self._pool.is_free(requested):
+            return requested
+        return (
+            self._pool.find_free(zlib.crc32(mac) % len(self._pool))
+            or self._longest_ended(self._stranger_ends, now)
+            or (self._longest_ended(self._known_ends, now) if is_known else None)
+            or (self._offered_to_stranger() if is_known else None)
+            or Refusal(f"every address of {self._pool} is in use", is_dry=True)
+        )
 
-    def _longest_ended(self, now: float) -> IPv4Address | None:
+    def _longest_ended(self, ends: list[tuple[float, int]], now: float) -> IPv4Address | None:
         """The address to take from its former client, now that nothing else is free."""
-        while self._ends:
-            end, number = self._ends[0]
+        while ends:
+            end, number = ends[0]
             address = IPv4Address(number)
-            lease, index = self._by_address.get(address), self._index(address)
+            lease = self._by_address.get(address)
             is_current = lease is not None and lease.expires_s == end
-            is_ours_to_give = index is not None and not self._barred[index]
             # What is on offer comes back to the heap when the offer lapses.
-            if is_current and is_ours_to_give and address not in self._offered_to:
+            if is_current and self._pool.lends(address) and address not in self._offered_to:
                 return address if end <= now else None
-            heappop(self._ends)
+            heappop(ends)
         return None
 
-    def _hold(self, mac: MacAddress, address: IPv4Address, now: float) -> None:
-        """Keep the address for the client for a while, if a lease does not do so already."""
-        self._withdraw_offers(mac, address)
-        expires_s = now + self._hold_s
+    def _offered_to_stranger(self) -> IPv4Address | None:
+        """The address that has been on offer longest to a client which we do not know."""
+        for mac, offer in islice(self._offers.items(), OFFERS_SEARCHED_MAX):
+            if mac not in self._known and offer.address not in self._by_address:
+                return offer.address
+        return None
+
+    def _hold(self, mac: MacAddress, address: IPv4Address, now: float, hold_s: float) -> None:
+        """Keep the address for the client for a while, if nothing else does so already."""
         lease = self._by_address.get(address)
+        expires_s = now + hold_s
+        is_tried = address in self._tried and self._offered_to.get(address) == mac
+        self._withdraw_offers(mac, address)
         if lease is not None and lease.mac == mac and lease.is_active(expires_s):
             return
         self._offers[mac] = Lease(
             address=address, mac=mac, state=LeaseState.OFFERED, expires_s=expires_s
         )
         self._offered_to[address] = mac
+        if is_tried:
+            self._tried.add(address)
+        heappush(self._offer_ends, (expires_s, mac))
+        if len(self._offer_ends) > 2 * len(self._offers) + _ENDS_SLACK:
+            self._offer_ends = [(offer.expires_s, mac) for mac, offer in self._offers.items()]
+            heapify(self._offer_ends)
         self._mark(address)
 
     def _withdraw_offers(self, mac: MacAddress, address: IPv4Address) -> None:
@@ -329,8 +400,11 @@ class LeaseTable:
 
     def _store(self, lease: Lease) -> None:
         """Enter a BOUND or RELEASED lease in place of all that it supersedes."""
-        self._remove(self._by_address.get(lease.address))
-        self._remove(self._by_mac.get(lease.mac))
+        there, former = self._by_address.get(lease.address), self._by_mac.get(lease.mac)
+        if there is not former:
+            self._remove(there)
+        if former is not None and former.address != lease.address:
+            self._remove(former)
         self._by_mac[lease.mac] = self._by_address[lease.address] = lease
         self._mark(lease.address)
         self._push_end(lease)
@@ -340,63 +414,61 @@ class LeaseTable:
             del self._by_mac[lease.mac], self._by_address[lease.address]
             self._mark(lease.address)
 
+    def _quarantine(self, declined: Lease) -> None:
+        """Leave an address alone; beyond the limit, the one that was left alone longest is not."""
+        if declined.address in self._declined:
+            self._end_quarantine(declined.address)
+        self._declined[declined.address] = declined
+        self._declines_by[declined.mac] += 1
+        self._mark(declined.address)
+        if len(self._declined) > max(DECLINED_MIN, len(self._pool) // 2):
+            self._end_quarantine(next(iter(self._declined)))
+
+    def _end_quarantine(self, address: IPv4Address) -> None:
+        declined = self._declined.pop(address)
+        self._declines_by[declined.mac] -= 1
+        if not self._declines_by[declined.mac]:
+            del self._declines_by[declined.mac]
+        self._mark(address)
+
     def _expire(self, now: float) -> None:
         """Let go of lapsed offers and of addresses whose quarantine is over."""
-        while self._offers:
-            mac, offer = next(iter(self._offers.items()))
-            if offer.expires_s > now:
-                break
-            self.forget_offer(mac)
+        while self._offer_ends and self._offer_ends[0][0] <= now:
+            end, mac = heappop(self._offer_ends)
+            offer = self._offers.get(mac)
+            if offer is not None and offer.expires_s == end:
+                self.forget_offer(mac)
         while self._declined:
             address, declined = next(iter(self._declined.items()))
             if declined.expires_s > now:
                 break
-            del self._declined[address]
-            self._mark(address)
+            self._end_quarantine(address)
 
     def _push_end(self, lease: Lease) -> None:
-        heappush(self._ends, (lease.expires_s, int(lease.address)))
-        if len(self._ends) > 2 * len(self._by_address) + _ENDS_SLACK:
+        ends = self._known_ends if lease.mac in self._known else self._stranger_ends
+        heappush(ends, (lease.expires_s, int(lease.address)))
+        if len(ends) > 2 * len(self._by_address) + _ENDS_SLACK:
             self._collect_ends()
 
     def _collect_ends(self) -> None:
-        """Make the heap anew, without the entries that renewals have outdated."""
-        self._ends = [(lease.expires_s, int(lease.address)) for lease in self._by_mac.values()]
-        heapify(self._ends)
-
-    def _index(self, address: IPv4Address) -> int | None:
-        """Where in the pool an address is; None outside of it."""
-        if self._pool is None:
-            return None
-        index = int(address) - int(self._pool.first)
-        return index if 0 <= index < len(self._taken) else None
+        """Make the heaps anew, without the entries that renewals have outdated."""
+        self._stranger_ends, self._known_ends = [], []
+        for lease in self._by_mac.values():
+            ends = self._known_ends if lease.mac in self._known else self._stranger_ends
+            ends.append((lease.expires_s, int(lease.address)))
+        heapify(self._stranger_ends)
+        heapify(self._known_ends)
 
     def _mark(self, address: IPv4Address) -> None:
         """Write down whether an address is free now."""
-        index = self._index(address)
-        if index is not None:
-            self._taken[index] = (
-                self._barred[index]
-                or address in self._by_address
-                or address in self._offered_to
-                or address in self._declined
-            )
+        is_taken = (
+            address in self._by_address or address in self._offered_to or address in self._declined
+        )
+        self._pool.mark(address, is_taken=is_taken)
 
     def _rebuild(self) -> None:
         """Work out anew what is barred, taken and ending."""
-        size = 0 if self._pool is None else len(self._pool)
-        self._barred = bytearray(size)
-        self._taken = bytearray(size)
-        for address in (*self._excluded, *self._fixed_owners):
-            index = self._index(address)
-            if index is not None:
-                self._barred[index] = 1
-        if self._pool is not None:
-            # Old Windows and some firmware take these for broadcast addresses in any subnet.
-            for octet in (0, 255):
-                start = (octet - int(self._pool.first)) % 256
-                self._barred[start::256] = b"\1" * len(range(start, size, 256))
-        self._taken[:] = self._barred
+        self._pool.reset([*self._excluded, *self._fixed_owners])
         for address in (*self._by_address, *self._offered_to, *self._declined):
-            self._mark(address)
+            self._pool.mark(address, is_taken=True)
         self._collect_ends()

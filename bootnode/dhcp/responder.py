@@ -1,41 +1,52 @@
-"""What to answer to a DHCP message: full DHCP, ProxyDHCP, and PXE's boot server on port 4011.
+"""What to answer to a DHCP message: full DHCP, ProxyDHCP, BOOTP, PXE's boot server on port 4011.
 
-RFC 2131 section 4.3 (the server's behaviour), section 4.1 (where the reply goes); PXE 2.1
-section 2 (ProxyDHCP, port 4011); UEFI 2.10 section 24.7 (HTTP Boot). Rules:
+RFC 2131 section 4.3 (the server's behaviour), section 4.1 (where the reply goes); RFC 1534 and 1542
+(BOOTP); RFC 3046, 3011, 3527 and 5107 (relays); PXE 2.1 section 2 (ProxyDHCP, port 4011); UEFI 2.10
+section 24.7 (HTTP Boot). Rules:
 
 - A message in, a `Reply` or an `Ignored` with its reason out; no socket, no clock.
 - The boot parameters stand in the header and in the options alike: iPXE reads the header first,
   EDK2 the options, shim nothing but the header.
 - The offer carries all of them already: EDK2 boots by what the offer said, not the ACK.
 - A reply that names a lease must not leave before that lease is stored.
+- What a relay adds counts only in a message that came by a relay (giaddr is set); it is echoed in
+  any case, for some switches add it and nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
+from math import inf
 from typing import Final
 
-from bootnode.addresses import Interface, MacAddress
+from bootnode.addresses import MacAddress
 from bootnode.boot.client import Client, Speaker, classify
 from bootnode.boot.plan import BootFile, Policy, Site
-from bootnode.config import NetworkSettings
 from bootnode.dhcp import options as opt
 from bootnode.dhcp import pxe
-from bootnode.dhcp.leases import Lease, LeaseTable, Refusal
+from bootnode.dhcp.leases import Lease, Refusal
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import (
     BOOTREQUEST,
     CLIENT_PORT,
     FILE_SIZE_MAX,
     FLAG_BROADCAST,
+    PACKET_SIZE_MIN,
     PXE_PORT,
     SERVER_PORT,
     UNSPECIFIED,
     Packet,
 )
+from bootnode.dhcp.pxe import Architecture
+from bootnode.dhcp.subnet import Subnet, with_default_route
 
 BROADCAST: Final = IPv4Address("255.255.255.255")
+RASPBERRY_PI_HOLD_S: Final = 600.0
+"""The Pi 2 and 3 never ask for what they were offered, they use it."""
+_BOOT_CODES: Final = frozenset({43, 60, 66, 67})
+"""Options that tell firmware what to boot; what people set them to is for all other clients."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +78,10 @@ class Reply:
     """The destination is being given to the client just now: send to its MAC without ARP."""
     lease: Lease | None = None
     """To be stored before this leaves."""
+    is_fixed: bool = False
+    """Whether the lease is of an address that stands in the node table, the better record."""
+    untried: IPv4Address | None = None
+    """The address on offer, if it was never lent: to be tried for another machine first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,154 +92,258 @@ class Ignored:
     client: Client | None = None
     lease: Lease | None = None
     """A lease that the message changed, to be stored."""
+    topic: str = ""
+    """What many such messages are counted as together; empty for what happens one by one."""
 
 
 class Responder:
-    """Answers for one network."""
+    """Answers on one interface."""
 
     def __init__(
         self,
         *,
-        settings: NetworkSettings,
-        interface: Interface,
         site: Site,
-        leases: LeaseTable,
+        local: Subnet,
+        remote: Sequence[Subnet] = (),
         policy: Policy,
+        own_addresses: Collection[IPv4Address] = frozenset(),
     ) -> None:
-        self.leases = leases
-        self._settings = settings
-        self._subnet: IPv4Network = interface.address.network
-        self._address = interface.address.ip
+        """`local` is the interface's own subnet; relays lead to the `remote` ones.
+
+        `own_addresses` are this server's on other interfaces.
+        """
+        self.local = local
+        self._subnets = (local, *remote)
+        self._address = site.address
+        self._own_addresses = frozenset({site.address, *own_addresses})
         self._site = site
         self._policy = policy
-        self._network_options = _network_options(settings, self._subnet)
 
     def handle(self, request: Packet, arrival: Arrival, *, now: float) -> Reply | Ignored:
-        """Decide on one message; `now` is Unix time."""
+        """Decide on one message; `now` is Unix time that is never set back."""
         if request.op != BOOTREQUEST:
             return Ignored(reason="it is a reply, not a request")
         mac = request.mac
         if mac is None or mac.is_group or not any(mac):
             return Ignored(reason="its hardware address is not that of an Ethernet card")
         client = classify(request, mac)
-        if request.giaddr != UNSPECIFIED and not self._serves_link(request):
-            return Ignored(
-                reason=f"relayed by {request.giaddr} from a subnet that no network here serves",
-                client=client,
-            )
         if arrival.port == PXE_PORT:
             return self._boot_server(request, arrival, client)
-        if self._settings.dhcp == "proxy":
+        subnet = self._subnet_of(request, arrival, client)
+        if isinstance(subnet, Ignored):
+            return subnet
+        if subnet.is_proxy:
             return self._proxy(request, client)
-        return self._full(request, arrival, client, now)
+        if subnet.settings.dhcp == "off":
+            return Ignored(reason="DHCP is off on this network", client=client)
+        return self._full(request, arrival, client, subnet, now)
 
-    def _serves_link(self, request: Packet) -> bool:
-        """Whether a relayed message comes from our subnet (RFC 3527, RFC 3011, then giaddr)."""
-        relay = request.get(opt.RELAY_AGENT_INFO)
-        selected = relay.link_selection if relay is not None else None
-        return (selected or request.get(opt.SUBNET_SELECTION) or request.giaddr) in self._subnet
+    # Which subnet
+
+    def _subnet_of(self, request: Packet, arrival: Arrival, client: Client) -> Subnet | Ignored:
+        """The subnet that the client is in, as its relay says, or its own address."""
+        if request.giaddr != UNSPECIFIED:
+            return self._relayed_subnet(request, client)
+        if arrival.destination != BROADCAST and request.ciaddr != UNSPECIFIED:
+            # A client that has its address already sends to ours, through a router if need be.
+            return self._find(request.ciaddr) or self.local
+        return self.local
+
+    def _relayed_subnet(self, request: Packet, client: Client) -> Subnet | Ignored:
+        """RFC 3527's sub-option, then RFC 3011's option, then the relay's own address."""
+        giaddr = request.giaddr
+        if giaddr in self._own_addresses:
+            reason = f"it claims to be relayed by {giaddr}, which is this server"
+            return Ignored(reason=reason, client=client, topic="relay_refused")
+        info = request.get(opt.RELAY_AGENT_INFO)
+        selected = info.link_selection if info is not None else None
+        subnet = self._find(selected or request.get(opt.SUBNET_SELECTION) or giaddr)
+        if subnet is None:
+            reason = f"relayed by {giaddr} from a subnet that no network here serves"
+            return Ignored(reason=reason, client=client, topic="relay_refused")
+        if not subnet.trusts(giaddr, is_ours=self._find(giaddr) is not None):
+            reason = f"relayed by {giaddr}, which is not among `relays` of {subnet.settings.name}"
+            return Ignored(reason=reason, client=client, topic="relay_refused")
+        return subnet
+
+    def _find(self, address: IPv4Address) -> Subnet | None:
+        for subnet in self._subnets:
+            if address in subnet:
+                return subnet
+        return None
 
     # Full DHCP
 
     def _full(
-        self, request: Packet, arrival: Arrival, client: Client, now: float
+        self, request: Packet, arrival: Arrival, client: Client, subnet: Subnet, now: float
     ) -> Reply | Ignored:
         if not self._policy.table.may_have_address(client.mac):
-            return Ignored(reason="its MAC is not in the node table", client=client)
+            reason = "its MAC is not in the node table"
+            return Ignored(reason=reason, client=client, topic="unknown_client")
         match request.message_type:
             case MessageType.DISCOVER:
-                return self._discover(request, client, now)
+                return self._discover(request, client, subnet, now)
             case MessageType.REQUEST:
-                return self._request(request, arrival, client, now)
+                return self._request(request, arrival, client, subnet, now)
             case MessageType.DECLINE:
-                return self._decline(request, client, now)
+                return self._decline(request, client, subnet, now)
             case MessageType.RELEASE:
-                lease = self.leases.release(client.mac, request.ciaddr, now=now)
-                return Ignored(reason=f"it released {request.ciaddr}", client=client, lease=lease)
+                return self._release(request, client, subnet, now)
             case MessageType.INFORM:
-                return self._inform(request, client)
+                return self._inform(request, client, subnet)
             case None:
-                return Ignored(reason="plain BOOTP is not served", client=client)
+                return self._bootp(request, client, subnet, now)
             case other:
                 return Ignored(reason=f"{other.name} is not for a server", client=client)
 
-    def _discover(self, request: Packet, client: Client, now: float) -> Reply | Ignored:
-        address = self.leases.offer(client.mac, requested=request.requested_address, now=now)
+    def _discover(
+        self, request: Packet, client: Client, subnet: Subnet, now: float
+    ) -> Reply | Ignored:
+        is_pi = client.architecture is Architecture.ARM_RPIBOOT
+        address = subnet.leases.offer(
+            client.mac,
+            requested=request.requested_address,
+            now=now,
+            hold_s=RASPBERRY_PI_HOLD_S if is_pi else None,
+        )
         if isinstance(address, Refusal):
-            return Ignored(reason=address.reason, client=client)
-        return self._lend(MessageType.OFFER, request, client, address)
+            topic = "no_address" if address.is_dry else ""
+            return Ignored(reason=address.reason, client=client, topic=topic)
+        reply = self._lend(MessageType.OFFER, request, client, subnet, address)
+        # A relayed client's wire is out of our reach.
+        may_try = subnet.settings.probe and request.giaddr == UNSPECIFIED
+        if may_try and subnet.leases.is_untried(client.mac, address):
+            return replace(reply, untried=address)
+        return reply
 
     def _request(
-        self, request: Packet, arrival: Arrival, client: Client, now: float
+        self, request: Packet, arrival: Arrival, client: Client, subnet: Subnet, now: float
     ) -> Reply | Ignored:
         """RFC 2131 section 4.3.2: the four states are told apart by options 54 and 50."""
         server_id, requested = request.get(opt.SERVER_ID), request.requested_address
-        if server_id is not None and server_id not in (self._address, self._identity(request)):
-            self.leases.forget_offer(client.mac)
+        if not self._is_us(server_id, request):
+            subnet.leases.forget_offer(client.mac)
             return Ignored(reason=f"it chose another DHCP server, {server_id}", client=client)
         # Some clients fill ciaddr in beside option 50; option 50 is what they mean.
         address = requested or request.ciaddr
         if address == UNSPECIFIED:
             return Ignored(reason="its REQUEST names no address", client=client)
-        if address not in self._subnet:
-            return self._nak(request, client, f"{address} is not an address of this network")
-        # A relay sends to us what the client broadcast.
-        is_broadcast = arrival.destination == BROADCAST or request.giaddr != UNSPECIFIED
-        is_renewing = requested is None and not is_broadcast
-        if server_id is None and not is_renewing and not self._knows(client.mac):
-            # INIT-REBOOT or REBINDING of a lease that may be another server's.
-            return Ignored(reason=f"we know nothing of its lease on {address}", client=client)
-        lease = self.leases.commit(
+        if address not in subnet:
+            reason = f"{address} is not an address of this network"
+            return self._nak(request, client, subnet, reason)
+        # SELECTING, and RENEWING, which is sent to us alone, are ours to answer. The others are
+        # sent to every server, and may speak of another one's lease.
+        is_to_all = arrival.destination == BROADCAST or request.giaddr != UNSPECIFIED
+        is_ours = server_id is not None or (requested is None and not is_to_all)
+        if not is_ours and not self._knows(client.mac, subnet):
+            unknown = Ignored(reason=f"we know nothing of its lease on {address}", client=client)
+            if requested is not None or not subnet.is_authoritative:
+                return unknown
+            # REBINDING, its lease not in our table: we have lost it, and it may have it back.
+            lease = self._commit(request, client, subnet, address, now)
+            if isinstance(lease, Refusal):
+                return unknown
+        else:
+            lease = self._commit(request, client, subnet, address, now)
+        if isinstance(lease, Refusal):
+            return self._nak(request, client, subnet, lease.reason)
+        return self._lend(MessageType.ACK, request, client, subnet, address, lease)
+
+    def _commit(
+        self, request: Packet, client: Client, subnet: Subnet, address: IPv4Address, now: float
+    ) -> Lease | Refusal:
+        is_bootp = request.message_type is None
+        return subnet.leases.commit(
             client.mac,
             address,
-            lease_time_s=self._settings.lease_time,
+            lease_time_s=inf if is_bootp else subnet.lease_time_s(request, client),
             client_id=request.get(opt.CLIENT_ID),
             hostname=request.get(opt.HOST_NAME) or "",
             now=now,
         )
-        if isinstance(lease, Refusal):
-            return self._nak(request, client, lease.reason)
-        return self._lend(MessageType.ACK, request, client, address, lease)
 
-    def _knows(self, mac: MacAddress) -> bool:
+    def _knows(self, mac: MacAddress, subnet: Subnet) -> bool:
         """Whether we have a say in what address this client has."""
         node = self._policy.table.by_mac(mac)
-        return self.leases.lookup(mac) is not None or (node is not None and mac in node.addresses)
+        return subnet.leases.lookup(mac) is not None or (node is not None and mac in node.addresses)
 
-    def _decline(self, request: Packet, client: Client, now: float) -> Ignored:
+    def _decline(self, request: Packet, client: Client, subnet: Subnet, now: float) -> Ignored:
+        server_id = request.get(opt.SERVER_ID)
+        if not self._is_us(server_id, request):
+            return Ignored(reason=f"it declined an address of {server_id}", client=client)
         address = request.requested_address or request.ciaddr
-        lease = self.leases.decline(client.mac, address, now=now)
+        lease = subnet.leases.decline(client.mac, address, now=now)
+        if isinstance(lease, Refusal):
+            reason = f"it declined {address}, which stays: {lease.reason}"
+            return Ignored(reason=reason, client=client)
         return Ignored(
             reason=f"it declined {address}: another machine on the network uses that address",
             client=client,
             lease=lease,
         )
 
-    def _inform(self, request: Packet, client: Client) -> Reply | Ignored:
+    def _release(self, request: Packet, client: Client, subnet: Subnet, now: float) -> Ignored:
+        server_id = request.get(opt.SERVER_ID)
+        if not self._is_us(server_id, request):
+            return Ignored(reason=f"it released an address of {server_id}", client=client)
+        lease = subnet.leases.release(client.mac, request.ciaddr, now=now)
+        return Ignored(reason=f"it released {request.ciaddr}", client=client, lease=lease)
+
+    def _inform(self, request: Packet, client: Client, subnet: Subnet) -> Reply | Ignored:
         if request.ciaddr == UNSPECIFIED:
             return Ignored(reason="its INFORM names no address", client=client)
         if client.boots:
             # Intel's ROM takes an ACK on port 67 without an address for its lease.
             return Ignored(reason="firmware asks on port 4011, not by INFORM on 67", client=client)
+        options = dict([self._type(MessageType.ACK), self._server_id(request)])
+        options |= self._own_options(client, subnet)
+        packet = Packet.reply_to(request, ciaddr=request.ciaddr, options=options)
+        return self._send(request, client, packet)
+
+    def _bootp(
+        self, request: Packet, client: Client, subnet: Subnet, now: float
+    ) -> Reply | Ignored:
+        """RFC 1534: an address for ever, and so for nodes of the table only."""
+        if self._policy.table.by_mac(client.mac) is None:
+            reason = "plain BOOTP, and its MAC is not in the node table"
+            return Ignored(reason=reason, client=client, topic="unknown_client")
+        offered = subnet.leases.offer(client.mac, requested=request.requested_address, now=now)
+        lease = (
+            offered
+            if isinstance(offered, Refusal)
+            else self._commit(request, client, subnet, offered, now)
+        )
+        if isinstance(lease, Refusal):
+            topic = "no_address" if lease.is_dry else ""
+            return Ignored(reason=lease.reason, client=client, topic=topic)
+        boot = self._policy.boot_file(client, self._site)
+        is_boot = isinstance(boot, BootFile)
         packet = Packet.reply_to(
             request,
             ciaddr=request.ciaddr,
-            options=dict(
-                [self._type(MessageType.ACK), self._server_id(request), *self._network_options]
-            ),
+            yiaddr=lease.address,
+            siaddr=self._address if is_boot else UNSPECIFIED,
+            file=_header_file(boot) if isinstance(boot, BootFile) else b"",
+            options=self._own_options(client, subnet),
         )
-        return self._send(request, client, packet)
+        # RFC 951 has 64 bytes for options, and nothing says that a client reads more.
+        return replace(
+            self._send(request, client, packet, lease),
+            size_max=PACKET_SIZE_MIN,
+            is_fixed=subnet.leases.is_reserved(client.mac, lease.address),
+        )
 
     def _lend(
         self,
         message_type: MessageType,
         request: Packet,
         client: Client,
+        subnet: Subnet,
         address: IPv4Address,
         lease: Lease | None = None,
     ) -> Reply:
         """An OFFER or ACK of an address, with what to boot."""
-        lease_time_s = self._settings.lease_time
+        lease_time_s = subnet.lease_time_s(request, client)
         options = dict(
             [
                 self._type(message_type),
@@ -232,12 +351,9 @@ class Responder:
                 opt.LEASE_TIME.item(lease_time_s),
                 opt.RENEWAL_TIME.item(lease_time_s // 2),
                 opt.REBINDING_TIME.item(lease_time_s * 7 // 8),
-                *self._network_options,
             ]
         )
-        node = self._policy.table.by_mac(client.mac)
-        if node is not None:
-            options[opt.HOST_NAME.code] = opt.HOST_NAME.serialize(node.name)
+        options |= self._own_options(client, subnet)
         boot = self._policy.boot_file(client, self._site)
         boots = isinstance(boot, BootFile)
         if isinstance(boot, BootFile):
@@ -250,9 +366,28 @@ class Responder:
             file=_header_file(boot) if isinstance(boot, BootFile) else b"",
             options=options,
         )
-        return self._send(request, client, packet, lease)
+        reply = self._send(request, client, packet, lease)
+        if lease is not None and subnet.leases.is_reserved(client.mac, address):
+            return replace(reply, is_fixed=True)
+        return reply
 
-    def _nak(self, request: Packet, client: Client, reason: str) -> Reply:
+    def _own_options(self, client: Client, subnet: Subnet) -> dict[int, bytes]:
+        """What the configuration says: the network's, then the node's."""
+        table, options = self._policy.table, subnet.options
+        node = table.to_boot(client.mac)
+        if node is not None:
+            options = {**options, **node.options}
+            if opt.CLASSLESS_ROUTES.code in options:
+                options = with_default_route(options)
+            if table.by_mac(client.mac) is not None:
+                options.setdefault(opt.HOST_NAME.code, node.name.encode())
+        if client.boots and not _BOOT_CODES.isdisjoint(options):
+            options = {code: raw for code, raw in options.items() if code not in _BOOT_CODES}
+        return options
+
+    def _nak(self, request: Packet, client: Client, subnet: Subnet, reason: str) -> Reply | Ignored:
+        if not subnet.is_authoritative:
+            return Ignored(reason=f"{reason}, and we are not authoritative", client=client)
         packet = Packet.reply_to(
             request,
             options=dict(
@@ -287,6 +422,9 @@ class Responder:
             return Ignored(reason="port 4011 answers REQUEST and INFORM only", client=client)
         if arrival.source == UNSPECIFIED:
             return Ignored(reason="it asks port 4011 without an address", client=client)
+        if self._find(arrival.source) is None:
+            reason = f"{arrival.source} is in no network that is served here"
+            return Ignored(reason=reason, client=client, topic="port_4011_refused")
         boot = self._policy.boot_file(client, self._site)
         if not isinstance(boot, BootFile):
             return Ignored(reason=boot.reason, client=client)
@@ -330,6 +468,14 @@ class Responder:
         relay = request.get(opt.RELAY_AGENT_INFO) if request.giaddr != UNSPECIFIED else None
         return (relay.server_id_override if relay is not None else None) or self._address
 
+    def _is_us(self, server_id: IPv4Address | None, request: Packet) -> bool:
+        """Whether a client means us: by an address of ours, or by that of its relay."""
+        return (
+            server_id is None
+            or server_id in self._own_addresses
+            or server_id == self._identity(request)
+        )
+
     def _send(
         self, request: Packet, client: Client, packet: Packet, lease: Lease | None = None
     ) -> Reply:
@@ -363,24 +509,6 @@ def _kept_address(message_type: MessageType, request: Packet) -> IPv4Address:
     """
     is_kept = message_type is MessageType.ACK and request.requested_address is None
     return request.ciaddr if is_kept else UNSPECIFIED
-
-
-def _network_options(
-    settings: NetworkSettings, subnet: IPv4Network
-) -> tuple[tuple[int, bytes], ...]:
-    """What every client of a network is told, serialized once."""
-    items = [opt.SUBNET_MASK.item(subnet.netmask), opt.BROADCAST.item(subnet.broadcast_address)]
-    if settings.router is not None:
-        items.append(opt.ROUTERS.item((settings.router,)))
-    if settings.dns:
-        items.append(opt.DNS_SERVERS.item(settings.dns))
-    if settings.domain is not None:
-        items.append(opt.DOMAIN_NAME.item(settings.domain))
-    if settings.ntp:
-        items.append(opt.NTP_SERVERS.item(settings.ntp))
-    if settings.mtu is not None:
-        items.append(opt.INTERFACE_MTU.item(settings.mtu))
-    return tuple(items)
 
 
 def _boot_options(

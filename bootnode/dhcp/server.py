@@ -1,7 +1,9 @@
 """The DHCP server's I/O: datagrams in, the responder asked, leases stored, replies out.
 
-Rules: a bad packet costs one log line and a counter. A reply that gives a lease waits until the
-lease is on disk; while one commit runs, the next ones gather and share a single commit.
+Rules: a bad packet costs one log line and a counter; of what strangers can send as often as they
+like, a few lines and then how many more. A reply that gives a lease waits until the lease is on
+disk; while one commit runs, the next ones gather and share a single commit. The offer of an address
+that was never lent waits until it was tried on the wire, and nothing else does.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from ipaddress import IPv4Address
 
 from bootnode import net
 from bootnode.addresses import Interface, MacAddress
+from bootnode.boot.client import Client
 from bootnode.boot.journal import Journal, Stage
 from bootnode.dhcp import options as opt
 from bootnode.dhcp.leases import Lease
@@ -28,13 +31,17 @@ from bootnode.dhcp.packet import (
     UNSPECIFIED,
     Packet,
 )
+from bootnode.dhcp.prober import Prober
 from bootnode.dhcp.responder import BROADCAST, Arrival, Ignored, Reply, Responder
+from bootnode.dhcp.throttle import Throttle
 from bootnode.errors import PacketError
 
 log = logging.getLogger(__name__)
 
 BATCH_MAX = 64
 """Datagrams handled before the event loop gets its turn again."""
+STRANGERS_MAX = 1000
+"""Messages of clients outside the node table that the journal hears of, each 10 s."""
 WAITING_MAX = 65536
 """Leases that wait for the disk; beyond that a client has to ask again."""
 _PKTINFO = struct.Struct("=i4s4s")
@@ -101,33 +108,48 @@ class DhcpServer:
         server_socket: socket.socket,
         pxe_socket: socket.socket,
         unicast_socket: socket.socket | None,
+        prober: Prober | None,
         responder: Responder,
-        is_proxy: bool,
+        is_listed: Callable[[MacAddress], bool],
         writer: LeaseWriter,
         journal: Journal,
         clock: Callable[[], float],
+        steady_clock: Callable[[], float],
         on_boot: Callable[[MacAddress], None],
     ) -> None:
-        """`clock` is Unix time; `on_boot` is called when a client that boots was answered."""
+        """`clock` is Unix time, and `steady_clock` too, but never set back.
+
+        `is_listed` says whether the node table has a MAC; `on_boot` is called when a client that
+        boots was answered.
+        """
         self._interface = interface
         self._sockets = {SERVER_PORT: server_socket, PXE_PORT: pxe_socket}
         self._unicast = unicast_socket
+        self._prober = prober
         self._responder = responder
-        self._is_proxy = is_proxy
+        self._is_proxy = responder.local.is_proxy
+        self._is_listed = is_listed
         self._writer = writer
         self._journal = journal
         self._clock = clock
+        self._steady_clock = steady_clock
         self._on_boot = on_boot
+        self._lines = Throttle()
+        self._strangers = Throttle(lines_max=STRANGERS_MAX)
 
     def start(self) -> None:
         """Begin to read; needs a running event loop."""
         loop = asyncio.get_running_loop()
         for port, sock in self._sockets.items():
             loop.add_reader(sock, self._read, sock, port)
+        if self._prober is not None:
+            self._prober.start()
 
     def close(self) -> None:
         """Stop reading and close the sockets."""
         loop = asyncio.get_running_loop()
+        if self._prober is not None:
+            self._prober.close()
         for sock in self._sockets.values():
             loop.remove_reader(sock)
             sock.close()
@@ -158,22 +180,54 @@ class DhcpServer:
         try:
             request = Packet.parse(data)
         except PacketError as error:
-            self._journal.count("dhcp.malformed")
-            log.warning("interface=%s from=%s %s", self._interface.name, arrival.source, error)
+            self._say_seldom("malformed", "from=%s %s", arrival.source, error)
             return
-        now = self._clock()
+        for problem in request.problems:
+            self._say_seldom("malformed_option", "mac=%s %s", request.mac, problem)
+        self._journal.count(f"dhcp.{_name(request)}")
+        self._answer(request, arrival)
+
+    def _answer(self, request: Packet, arrival: Arrival) -> None:
         try:
-            outcome = self._responder.handle(request, arrival, now=now)
+            outcome = self._responder.handle(request, arrival, now=self._steady_clock())
         except Exception:
             # Whatever one packet brings about, the next one is still answered.
             self._journal.count("dhcp.error")
             log.exception("mac=%s xid=%08x could not be handled", request.mac, request.xid)
             return
-        for problem in request.problems:
-            self._journal.count("dhcp.malformed_option")
-            log.warning("mac=%s xid=%08x %s", request.mac, request.xid, problem)
-        self._follow(request, outcome, now)
-        self._act(outcome)
+        if isinstance(outcome, Ignored) or not self._is_tried_first(request, arrival, outcome):
+            self._follow(request, outcome, self._clock())
+            self._act(outcome)
+
+    # Trying addresses
+
+    def _is_tried_first(self, request: Packet, arrival: Arrival, reply: Reply) -> bool:
+        """Whether the reply now waits for the wire to say that its address is free."""
+        address, prober = reply.untried, self._prober
+        if address is None or prober is None:
+            return False
+
+        def when_tried(holder: MacAddress | None) -> None:
+            leases = self._responder.local.leases
+            if holder is None or holder == reply.mac:
+                leases.found_free(address)
+                self._follow(request, reply, self._clock())
+                self._act(reply)
+                return
+            self._journal.count("dhcp.conflict")
+            log.warning(
+                "interface=%s address=%s is in the pool and in use by mac=%s: left alone for now; "
+                "give that machine another address, or take this one out of the pool",
+                *(self._interface.name, address, holder),
+            )
+            lease = leases.decline(reply.mac, address, now=self._steady_clock())
+            if isinstance(lease, Lease):
+                self._writer.store(lease, lambda _stored: None)
+                self._answer(request, arrival)
+
+        return prober.try_address(address, when_tried)
+
+    # Sending
 
     def _act(self, outcome: Reply | Ignored) -> None:
         """Store what is to be stored, then send."""
@@ -185,12 +239,11 @@ class DhcpServer:
         if lease is None:
             self._send(reply)
             return
-        is_fixed = self._responder.leases.is_reserved(lease.mac, lease.address)
 
         def when_done(is_stored: bool) -> None:
             # A fixed address stands in the node table and needs no record to be safe; one from
             # the pool must not be promised before it is written down (RFC 2131 section 4.3.1).
-            if is_stored or is_fixed:
+            if is_stored or reply.is_fixed:
                 self._send(reply)
             else:
                 self._journal.count("dhcp.not_stored")
@@ -214,25 +267,61 @@ class DhcpServer:
         sock = self._sockets[PXE_PORT if reply.is_from_pxe_port else SERVER_PORT]
         sock.sendto(payload, (str(destination), reply.port))
 
+    # Telling
+
+    def _say_seldom(self, topic: str, line: str, *arguments: object) -> bool:
+        """Count something that strangers can bring about, and log it while there is not much of it.
+
+        Whether it was logged.
+        """
+        self._journal.count(f"dhcp.{topic}")
+
+        def summarize(count: int) -> None:
+            log.warning(
+                "interface=%s %s: %d more like it went unsaid", self._interface.name, topic, count
+            )
+
+        if not self._lines.admit(topic, self._steady_clock(), on_end=summarize):
+            return False
+        log.warning(f"interface=%s {line}", self._interface.name, *arguments)
+        return True
+
     def _follow(self, request: Packet, outcome: Reply | Ignored, now: float) -> None:
         """Tell the journal and the log what was asked and what comes of it."""
-        asked = request.message_type
-        name = asked.name.lower() if asked is not None else "bootp"
-        self._journal.count(f"dhcp.{name}")
+        asked, name = request.message_type, _name(request)
         if outcome.client is None:
-            log.info("chaddr=%s %s ignored: %s", request.chaddr.hex(":"), name, outcome.reason)
+            log.debug("chaddr=%s %s ignored: %s", request.chaddr.hex(":"), name, outcome.reason)
             return
         client, mac = outcome.client, outcome.client.mac
+        if isinstance(outcome, Reply):
+            answer = outcome.packet.message_type
+            self._journal.count(f"dhcp.{_name(outcome.packet)}")
+            if client.boots and answer in _STAGES:
+                self._on_boot(mac)
+        if not self._is_told(outcome, client, name):
+            return
         if asked is MessageType.DISCOVER:
             self._journal.discover(mac, client.speaker, now=now)
         elif asked is MessageType.REQUEST:
             self._follow_request(request, outcome, mac, now)
+        if isinstance(outcome, Reply):
+            self._follow_reply(outcome, name, now)
+        elif client.boots and not self._is_proxy:
+            self._journal.note(mac, f"{name} ignored: {outcome.reason}", now=now)
+
+    def _is_told(self, outcome: Reply | Ignored, client: Client, name: str) -> bool:
+        """Log a message without a reply; whether the journal hears of this message."""
         if isinstance(outcome, Ignored):
-            log.info("mac=%s %s by=%s ignored: %s", mac, name, client.speaker.value, outcome.reason)
-            if client.boots and not self._is_proxy:
-                self._journal.note(mac, f"{name} ignored: {outcome.reason}", now=now)
-            return
-        self._follow_reply(outcome, name, now)
+            line = "mac=%s %s by=%s ignored: %s"
+            words = (client.mac, name, client.speaker.value, outcome.reason)
+            if not outcome.topic:
+                log.info(line, *words)
+            elif not self._say_seldom(outcome.topic, line, *words):
+                return False
+        # A flood of invented MACs must not drive the nodes out of the journal.
+        return self._is_listed(client.mac) or self._strangers.admit(
+            "stranger", self._steady_clock()
+        )
 
     def _follow_request(
         self, request: Packet, outcome: Reply | Ignored, mac: MacAddress, now: float
@@ -248,10 +337,9 @@ class DhcpServer:
 
     def _follow_reply(self, reply: Reply, asked: str, now: float) -> None:
         mac, packet = reply.mac, reply.packet
-        answer = packet.message_type or MessageType.UNKNOWN
+        answer = packet.message_type
         address = packet.yiaddr if packet.yiaddr != UNSPECIFIED else packet.ciaddr
         boot_file = packet.get(opt.BOOT_FILE) or ""
-        self._journal.count(f"dhcp.{answer.name.lower()}")
         if answer is MessageType.NAK:
             reason = packet.get(opt.MESSAGE) or ""
             log.info("mac=%s %s by=%s nak: %s", mac, asked, reply.client.speaker.value, reason)
@@ -259,13 +347,18 @@ class DhcpServer:
             return
         log.info(
             "mac=%s %s by=%s %s address=%s boot_file=%s",
-            *(mac, asked, reply.client.speaker.value, answer.name.lower(), address, boot_file),
+            *(mac, asked, reply.client.speaker.value, _name(packet), address, boot_file),
         )
-        if answer is MessageType.ACK and address != UNSPECIFIED:
+        if answer is not MessageType.OFFER and address != UNSPECIFIED:
             self._journal.locate(mac, address, now=now)
         if reply.client.boots and answer in _STAGES:
             self._journal.reach(mac, _STAGES[answer], now=now, detail=boot_file or str(address))
-            self._on_boot(mac)
+
+
+def _name(request: Packet) -> str:
+    """What kind of message it is, for the log."""
+    asked = request.message_type
+    return asked.name.lower() if asked is not None else "bootp"
 
 
 def _destination(ancillary: list[tuple[int, int, bytes]]) -> IPv4Address:

@@ -11,18 +11,19 @@ import pytest
 LEVELS = {
     0: """
         errors addresses checksum yamlmarks
-        dhcp/packet dhcp/options dhcp/values dhcp/pxe tftp/packet ndp/packet image/cpio
+        dhcp/packet dhcp/options dhcp/values dhcp/pxe dhcp/registry dhcp/arp
+        tftp/packet ndp/packet image/cpio
     """,
     1: """
         config nodes
         boot/client boot/plan boot/ipxe boot/journal boot/nodefiles
         boot/templates boot/usage
-        dhcp/leases dhcp/responder tftp/transfer
+        dhcp/pool dhcp/leases dhcp/subnet dhcp/throttle dhcp/responder tftp/transfer
         image/keys image/retention image/spec lab/config
     """,
     2: """
-        control files net nodekeys notify state
-        dhcp/server tftp/server ndp/server
+        clock control files net nodekeys notify state
+        dhcp/prober dhcp/server tftp/server ndp/server
         web/app web/nodefiles web/sendfile web/status
         image/archive image/build image/debian image/distributions image/kernel image/modules
         image/nodefiles image/packages image/ramdisk image/rocky image/rootfs image/run image/steps

@@ -53,7 +53,7 @@ def test_shipped_example() -> None:
             NetworkSettings.model_construct(
                 interface="tap0",
                 dhcp="full",
-                pool=AddressRange.parse("10.77.0.100-10.77.0.199"),
+                pool=(AddressRange.parse("10.77.0.100-10.77.0.199"),),
                 lease_time=3600,
                 router=IPv4Address("10.77.0.1"),
                 dns=(IPv4Address("10.77.0.1"),),
@@ -67,7 +67,7 @@ def test_shipped_example() -> None:
 def test_the_least_file(file: Path) -> None:
     config = load(file, NETWORKS)
     (network,) = config.networks
-    assert (network.pool, network.lease_time, network.dns) == (None, 3600, ())
+    assert (network.pool, network.lease_time, network.dns) == ((), 3600, ())
     assert (config.http.port, config.tftp.port) == (8080, 69)
     assert config.nodes == file.parent / "nodes.yaml"
     assert config.state_dir == Path("/var/lib/bootnode")
@@ -104,12 +104,39 @@ tftp: {port: 6969}
     assert config.files == folder / "srv"
     assert [network.dhcp for network in config.networks] == ["off", "proxy", "full"]
     full = config.networks[2]
-    assert full.pool == AddressRange.parse("10.77.0.100-10.77.0.199")
+    assert full.pool == (AddressRange.parse("10.77.0.100-10.77.0.199"),)
     assert full.lease_time == 5400
     assert full.dns == (IPv4Address("10.77.0.2"),)
     assert full.ntp == (IPv4Address("10.77.0.3"), IPv4Address("10.77.0.4"))
     assert (full.domain, full.mtu) == ("lab.example", 9000)
     assert (config.http.port, config.tftp.port) == (80, 6969)
+
+
+def test_several_pools_and_a_subnet_behind_relays(file: Path) -> None:
+    config = load(
+        file,
+        """
+networks:
+  - interface: eth0
+    dhcp: full
+    pool: [10.77.0.10-10.77.0.20, 10.77.0.40-10.77.0.50]
+    authoritative: false
+    probe: false
+    options: {ntp-servers: [10.77.0.1, 10.77.0.2], 43: 0x010a, 224: "aa:bb", domain-search: lab}
+  - {subnet: 10.78.0.0/24, dhcp: full, pool: 10.78.0.10-10.78.0.20, relays: 10.78.0.1}
+""",
+    )
+    near, far = config.networks
+    assert [str(each) for each in near.pool] == ["10.77.0.10-10.77.0.20", "10.77.0.40-10.77.0.50"]
+    assert (near.authoritative, near.probe, near.name) == (False, False, "eth0")
+    assert near.options == {
+        42: bytes((10, 77, 0, 1, 10, 77, 0, 2)),
+        43: b"\x01\x0a",
+        224: b"\xaa\xbb",
+        119: b"\x03lab\0",
+    }
+    assert (far.interface, far.name, far.authoritative) == (None, "10.78.0.0/24", True)
+    assert far.relays == (IPv4Address("10.78.0.1"),)
 
 
 def test_dhcp_off_needs_no_quotes(file: Path) -> None:
@@ -207,8 +234,9 @@ BAD = {
         NETWORK + "    gateway: 10.77.0.1\n",
         [
             (
-                "4:5: networks[0].gateway: unknown key 'gateway' (known: interface, dhcp, pool, "
-                "lease_time, router, dns, domain, ntp, mtu)"
+                "4:5: networks[0].gateway: unknown key 'gateway' (known: interface, subnet, "
+                "dhcp, pool, lease_time, authoritative, probe, relays, router, dns, domain, ntp, "
+                "mtu, options)"
             )
         ],
     ),
@@ -251,6 +279,72 @@ BAD = {
             "10:14: http.port: 0 is too small (want at least 1)",
             "11:14: tftp.port: 65536 is too big (want at most 65535)",
         ],
+    ),
+    "neither interface nor subnet": (
+        "networks:\n  - {dhcp: full}\n  - {interface: a, subnet: 10.78.0.0/24, dhcp: full}\n",
+        [
+            "2:5: networks[0]: want `interface`, or `subnet` if only relays lead to it",
+            "3:5: networks[1]: want `interface`, or `subnet` if only relays lead to it",
+        ],
+    ),
+    "only subnets behind relays": (
+        "networks: [{subnet: 10.78.0.0/24, dhcp: full}]\n",
+        ["1:11: networks: no network has an `interface` (want one that relays reach us by)"],
+    ),
+    "subnets that overlap": (
+        NETWORK
+        + "  - {subnet: 10.78.0.0/16, dhcp: full}\n  - {subnet: 10.78.1.0/24, dhcp: full}\n",
+        ["2:3: networks: the subnets 10.78.0.0/16 and 10.78.1.0/24 overlap (want them apart)"],
+    ),
+    "not a subnet": (
+        NETWORK + "  - {subnet: 10.78.0.1/24, dhcp: full}\n",
+        ["4:14: networks[1].subnet: '10.78.0.1/24' is not a subnet (want 10.78.0.0/24)"],
+    ),
+    "a pool beside its subnet": (
+        NETWORK + "  - {subnet: 10.78.0.0/24, dhcp: full, pool: 10.77.0.1-10.77.0.9}\n",
+        ["4:5: networks[1]: the pool 10.77.0.1-10.77.0.9 is not within 10.78.0.0/24"],
+    ),
+    "pools that overlap": (
+        NETWORK + "    pool: [10.77.0.50-10.77.0.60, 10.77.0.10-10.77.0.50]\n",
+        [
+            (
+                "2:5: networks[0]: the pool's ranges 10.77.0.10-10.77.0.50 and "
+                "10.77.0.50-10.77.0.60 overlap"
+            )
+        ],
+    ),
+    "a pool too big": (
+        NETWORK + "    pool: 10.0.0.0-10.255.255.255\n",
+        ["2:5: networks[0]: the pool holds more than 1048576 addresses (want fewer)"],
+    ),
+    "options": (
+        NETWORK + "    options:\n"
+        "      ntp-server: [10.77.0.1, x]\n"
+        "      ntp-servers: 10.77.0.1\n"
+        "      ntp_servers: 10.77.0.1\n"
+        "      42: 10.77.0.2\n"
+        "      43: hello\n"
+        "      51: 3600\n",
+        [
+            "5:19: networks[0].options.ntp-server: 'x' is not an IPv4 address (want 10.77.0.1)",
+            (
+                "7:20: networks[0].options.ntp_servers: there is no DHCP option called "
+                "'ntp_servers' (did you mean 'ntp-servers'?)"
+            ),
+            "8:11: networks[0].options.42: option 42 is here already under another name",
+            (
+                "9:11: networks[0].options.43: 'hello' is not bytes in hexadecimal "
+                "(want 0x060108ff or 06:01:08:ff)"
+            ),
+            (
+                "10:11: networks[0].options.51: option 51 is not to be set: "
+                "the server works it out (set `lease_time`)"
+            ),
+        ],
+    ),
+    "options that are no mapping": (
+        NETWORK + "    options: [42]\n",
+        ["4:14: networks[0].options: want a mapping of option names or numbers to values"],
     ),
     "pool without full": (
         "networks: [{interface: tap0, dhcp: proxy, pool: 10.77.0.1-10.77.0.2}]\n",

@@ -37,7 +37,7 @@ def reopened(path: Path) -> list[Lease]:
     store = LeaseStore(path)
     assert store.damage is None
     try:
-        return sorted(store.load(), key=lambda lease: lease.address)
+        return sorted(store.take_leases(), key=lambda lease: lease.address)
     finally:
         store.close()
 
@@ -105,8 +105,8 @@ def test_another_thread_may_write(path: Path) -> None:
     writer = threading.Thread(target=store.save, args=([lease(10, 1)],))
     writer.start()
     writer.join()
-    assert store.load() == [lease(10, 1)]
     store.close()
+    assert reopened(path) == [lease(10, 1)]
 
 
 def test_a_saved_lease_survives_without_close(path: Path) -> None:
@@ -124,6 +124,21 @@ def test_writes_reach_the_disk_before_they_return(path: Path) -> None:
     ]
     store.close()
     assert settings == ["wal", 2]
+
+
+def test_leases_are_read_once_and_handed_over(path: Path) -> None:
+    saved(path, [lease(10, 1)])
+    store = LeaseStore(path)
+    assert store.take_leases() == [lease(10, 1)]
+    assert store.take_leases() == []
+    store.close()
+
+
+def test_times_on_disk_are_the_wall_clocks(path: Path) -> None:
+    store = LeaseStore(path)
+    store.save([lease(10, 1, expires_s=1.7e9)], clock_offset_s=-3600.0)
+    store.close()
+    assert reopened(path) == [lease(10, 1, expires_s=1.7e9 - 3600)]
 
 
 def test_boot_once_marks(path: Path) -> None:
@@ -177,7 +192,7 @@ def test_a_damaged_file_is_set_aside(path: Path, harm: object) -> None:
         assert store.damage.endswith(
             f"; moved to {aside}, starting without leases and boot-once marks"
         )
-        assert store.load() == []
+        assert store.take_leases() == []
         store.save([lease(11, 2)])
         store.close()
         assert aside.read_bytes() == broken

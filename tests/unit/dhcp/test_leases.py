@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network
+from math import inf
 
 import pytest
 from hypothesis import settings
@@ -30,7 +31,7 @@ def ip(last_octet: int) -> IPv4Address:
 
 
 def table(first: int = 100, last: int = 199) -> LeaseTable:
-    return LeaseTable(subnet=SUBNET, pool=AddressRange(ip(first), ip(last)))
+    return LeaseTable(subnet=SUBNET, pool=[AddressRange(ip(first), ip(last))])
 
 
 def commit(
@@ -57,6 +58,10 @@ def bind(leases: LeaseTable, client: MacAddress, *, now: float = NOW) -> IPv4Add
     address = offer(leases, client, now=now)
     assert isinstance(commit(leases, client, address, now=now), Lease)
     return address
+
+
+def restore(leases: LeaseTable, stored: Iterable[Lease], *, now: float = NOW) -> None:
+    leases.restore(stored, now=now, lease_time_s=LEASE_S)
 
 
 def refused(outcome: object) -> str:
@@ -168,7 +173,7 @@ def test_reservations_are_replaced() -> None:
 
 
 def test_without_a_pool_only_fixed_addresses() -> None:
-    leases = LeaseTable(subnet=SUBNET, pool=None)
+    leases = LeaseTable(subnet=SUBNET, pool=[])
     leases.reserve({mac(1): ip(10)})
     assert bind(leases, mac(1)) == ip(10)
     assert refused(leases.offer(mac(2), requested=ip(11), now=NOW)) == (
@@ -181,13 +186,13 @@ def test_without_a_pool_only_fixed_addresses() -> None:
 
 def test_pool_must_be_within_the_subnet() -> None:
     with pytest.raises(ValueError, match=r"10\.77\.0\.9-10\.77\.1\.9 is not within"):
-        LeaseTable(subnet=SUBNET, pool=AddressRange(ip(9), IPv4Address("10.77.1.9")))
+        LeaseTable(subnet=SUBNET, pool=[AddressRange(ip(9), IPv4Address("10.77.1.9"))])
 
 
 def test_addresses_that_are_never_given() -> None:
     leases = LeaseTable(
         subnet=IPv4Network("10.77.0.0/23"),
-        pool=AddressRange(IPv4Address("10.77.0.253"), IPv4Address("10.77.1.2")),
+        pool=[AddressRange(IPv4Address("10.77.0.253"), IPv4Address("10.77.1.2"))],
         excluded=frozenset({IPv4Address("10.77.1.1")}),
     )
     given = {bind(leases, mac(1)), bind(leases, mac(2)), bind(leases, mac(3))}
@@ -349,7 +354,7 @@ def test_a_declined_address_is_left_alone() -> None:
 def test_declining_an_offer_ends_it() -> None:
     busy = table(100, 101)
     address = offer(busy, mac(1))
-    assert busy.decline(mac(1), address, now=NOW) is not None
+    assert isinstance(busy.decline(mac(1), address, now=NOW), Lease)
     assert offer(busy, mac(1)) != address
 
 
@@ -358,7 +363,7 @@ def test_declining_a_reclaimed_address_takes_it_from_both() -> None:
     bind(full, mac(1))
     later = NOW + LEASE_S
     offer(full, mac(2), now=later)
-    assert full.decline(mac(2), ip(100), now=later) is not None
+    assert isinstance(full.decline(mac(2), ip(100), now=later), Lease)
     assert full.lookup(mac(1)) is None
     assert "is in use" in refused(full.offer(mac(1), requested=None, now=later))
 
@@ -367,7 +372,7 @@ def test_a_declined_fixed_address_is_not_offered_until_the_quarantine_ends() -> 
     busy = table()
     busy.reserve({mac(1): ip(10)})
     bind(busy, mac(1))
-    assert busy.decline(mac(1), ip(10), now=NOW) is not None
+    assert isinstance(busy.decline(mac(1), ip(10), now=NOW), Lease)
     assert refused(busy.offer(mac(1), requested=None, now=NOW)) == (
         "10.77.0.10 is in quarantine: another machine was found to use it"
     )
@@ -377,8 +382,8 @@ def test_a_declined_fixed_address_is_not_offered_until_the_quarantine_ends() -> 
 def test_only_the_holder_declines() -> None:
     busy = table()
     address = bind(busy, mac(1))
-    assert busy.decline(mac(2), address, now=NOW) is None
-    assert busy.decline(mac(1), ip(5), now=NOW) is None
+    assert "was given" in refused(busy.decline(mac(2), address, now=NOW))
+    assert "was given" in refused(busy.decline(mac(1), ip(5), now=NOW))
 
 
 def test_restored_leases_are_in_force() -> None:
@@ -394,7 +399,7 @@ def test_restored_leases_are_in_force() -> None:
         expires_s=NOW + LEASE_S,
     )
     after = table(100, 104)
-    after.restore([*before, stranger])
+    restore(after, [*before, stranger])
     stored = {lease for lease in before if lease.state is not LeaseState.OFFERED}
     assert set(after) == stored
     assert offer(after, mac(1)) == addresses[1]
@@ -406,13 +411,13 @@ def test_leases_that_a_new_pool_leaves_out_are_not_renewed() -> None:
     before = table(100, 109)
     bind(before, mac(1))
     after = table(120, 120)
-    after.restore(before)
+    restore(after, before)
     assert offer(after, mac(1)) == ip(120)
     assert bind(after, mac(1)) == ip(120)
     # What the old pool left behind is not lent out again either.
     later = NOW + 10 * LEASE_S
     left_over = table(120, 120)
-    left_over.restore(before)
+    restore(left_over, before)
     assert bind(left_over, mac(2), now=later) == ip(120)
     assert "is in use" in refused(left_over.offer(mac(3), requested=None, now=later))
 
@@ -422,7 +427,120 @@ def test_renewals_do_not_pile_up() -> None:
     address = bind(busy, mac(1))
     for second in range(1000):
         commit(busy, mac(1), address, now=NOW + second)
-    assert len(busy._ends) < 100
+    assert len(busy._stranger_ends) < 100
+
+
+# Known nodes and strangers
+
+
+def test_ended_leases_of_known_nodes_are_not_for_strangers() -> None:
+    full = table(100, 101)
+    full.reserve({}, {mac(1), mac(3)})
+    known, stranger = bind(full, mac(1)), bind(full, mac(2), now=NOW + 1)
+    later = NOW + LEASE_S + 10
+    # The stranger's ended later, and is taken first.
+    assert bind(full, mac(4), now=later) == stranger
+    assert refused(full.offer(mac(5), requested=None, now=later)) == (
+        "every address of 10.77.0.100-10.77.0.101 is in use"
+    )
+    assert bind(full, mac(3), now=later) == known
+
+
+def test_a_known_node_takes_what_is_on_offer_to_a_stranger() -> None:
+    full = table(100, 101)
+    full.reserve({}, {mac(1), mac(2), mac(3)})
+    first = offer(full, mac(8))
+    second = offer(full, mac(9), now=NOW + 1)
+    assert bind(full, mac(1), now=NOW + 2) == first
+    assert bind(full, mac(2), now=NOW + 2) == second
+    assert full.lookup(mac(8)) is None
+    dry = full.offer(mac(3), requested=None, now=NOW + 3)
+    assert isinstance(dry, Refusal)
+    assert dry.is_dry
+
+
+def test_a_flood_of_strangers_keeps_no_known_node_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leases, "OFFERS_MAX", 50)
+    busy = table()
+    busy.reserve({mac(1): ip(10)}, {mac(1), mac(2), mac(3)})
+    sticky = bind(busy, mac(2))
+    for number in range(300):
+        busy.offer(MacAddress(b"\x02\0\0\0" + number.to_bytes(2, "big")), requested=None, now=NOW)
+    assert [offer(busy, mac(1)), offer(busy, mac(2))] == [ip(10), sticky]
+    assert offer(busy, mac(3)) not in (ip(10), sticky)
+
+
+def test_addresses_that_were_lent_need_no_trying() -> None:
+    busy = table()
+    address = offer(busy, mac(1))
+    assert busy.is_untried(mac(1), address)
+    busy.found_free(ip(150))  # on offer to nobody: that will not be known later
+    assert busy.is_untried(mac(1), ip(150))
+    busy.found_free(address)
+    assert not busy.is_untried(mac(1), address)
+    busy.forget_offer(mac(1))
+    assert busy.is_untried(mac(1), address)
+    assert isinstance(commit(busy, mac(1), address), Lease)
+    busy.release(mac(1), address, now=NOW)
+    assert not busy.is_untried(mac(1), address)
+
+
+# Quarantine
+
+
+def test_half_of_the_pool_at_most_is_in_quarantine() -> None:
+    busy = table(100, 109)
+    for number in range(8):
+        address = offer(busy, mac(number), now=NOW + number)
+        assert isinstance(busy.decline(mac(number), address, now=NOW + number), Lease)
+    assert {lease.mac for lease in busy} == {mac(number) for number in range(3, 8)}
+
+
+def test_a_client_may_decline_so_much_and_no_more() -> None:
+    busy = table()
+    for _ in range(leases.DECLINES_MAX):
+        assert isinstance(busy.decline(mac(1), offer(busy, mac(1)), now=NOW), Lease)
+    last = offer(busy, mac(1))
+    assert refused(busy.decline(mac(1), last, now=NOW)) == (
+        "it has declined 8 addresses: the fault is its own"
+    )
+    assert offer(busy, mac(1)) == last
+    later = NOW + QUARANTINE_S
+    assert isinstance(busy.decline(mac(1), offer(busy, mac(1), now=later), now=later), Lease)
+
+
+# Clocks
+
+
+@pytest.mark.parametrize(
+    ("now", "is_active"),
+    [(NOW + 1, True), (0.0, True), (NOW - 10 * LEASE_S, True), (NOW + 10 * LEASE_S, False)],
+    ids=["as it was", "1970", "behind", "ahead"],
+)
+def test_leases_read_while_the_clock_is_wrong(now: float, is_active: bool) -> None:
+    before = table()
+    address = bind(before, mac(1))
+    after = table()
+    restore(after, before, now=now)
+    lease = after.lookup(mac(1))
+    assert lease is not None
+    assert lease.is_active(now) == is_active
+    assert not lease.is_active(now + LEASE_S)
+    # In force or not, the address is still this client's.
+    assert offer(after, mac(1), now=now) == address
+    assert offer(after, mac(2), requested=address, now=now) != address
+
+
+def test_a_lease_for_ever_stays_one() -> None:
+    before = table()
+    lease = before.commit(
+        *(mac(1), ip(150)), lease_time_s=inf, client_id=None, hostname="", now=NOW
+    )
+    after = table()
+    restore(after, before, now=0.0)
+    assert [*after] == [lease]
 
 
 class Histories(RuleBasedStateMachine):
@@ -471,7 +589,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(client=CLIENTS, address=ADDRESSES)
     def decline(self, client: MacAddress, address: IPv4Address) -> None:
-        if self.leases.decline(client, address, now=self.now) is not None:
+        if isinstance(self.leases.decline(client, address, now=self.now), Lease):
             self.held.pop(address, None)
 
     @rule(client=CLIENTS)
@@ -486,7 +604,7 @@ class Histories(RuleBasedStateMachine):
     def restart(self) -> None:
         stored = list(self.leases)
         self.leases = table(100, 104)
-        self.leases.restore(stored)
+        restore(self.leases, stored, now=self.now)
         self.leases.reserve(self.FIXED)
 
     def take(self, lease: Lease) -> None:
@@ -524,7 +642,7 @@ class Histories(RuleBasedStateMachine):
         """The byte per address agrees with what a walk through the pool would find."""
         known = {entry.address for entry in self.leases} | set(self.FIXED.values())
         expected = [ip(octet) in known for octet in range(100, 105)]
-        assert [bool(byte) for byte in self.leases._taken] == expected
+        assert [bool(byte) for byte in self.leases._pool._taken] == expected
 
 
 TestHistories: Callable[[], object] = Histories.TestCase

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Literal
 
 import pytest
 
-from bootnode.addresses import AddressRange, Interface, MacAddress
+from bootnode.addresses import AddressRange, MacAddress
 from bootnode.boot.plan import LOADER_NAMES, Policy, Site
 from bootnode.config import NetworkSettings
 from bootnode.dhcp import options as opt
@@ -17,6 +18,7 @@ from bootnode.dhcp.leases import Lease, LeaseState, LeaseTable
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import BOOTREPLY, BOOTREQUEST, UNSPECIFIED, Packet
 from bootnode.dhcp.responder import BROADCAST, Arrival, Ignored, Reply, Responder
+from bootnode.dhcp.subnet import Subnet
 from bootnode.dhcp.values import RelayAgentInfo, RelaySubOption
 from bootnode.nodes import Boot, Node, NodeTable
 
@@ -49,7 +51,7 @@ def node(mac: MacAddress, *, ip: IPv4Address | None = FIXED, **changes: Any) -> 
     return replace(plain, **changes)
 
 
-def settings(mode: Literal["full", "proxy"] = "full", **changes: Any) -> NetworkSettings:
+def settings(mode: Literal["full", "proxy", "off"] = "full", **changes: Any) -> NetworkSettings:
     pool = {"pool": "10.77.0.100-10.77.0.199"} if mode == "full" else {}
     plain = NetworkSettings.model_validate(
         {"interface": "tap0", "dhcp": mode, "router": "10.77.0.1", "dns": "10.77.0.1", **pool}
@@ -63,29 +65,24 @@ def responder(
     network: NetworkSettings | None = None,
     address: str = "10.77.0.1/24",
     loaders: frozenset[str] = LOADER_NAMES,
+    remote: Iterable[NetworkSettings] = (),
+    own_addresses: Iterable[IPv4Address] = (),
 ) -> Responder:
     network = network or settings()
-    interface = Interface(
-        name="tap0",
-        index=7,
-        mac=MacAddress.parse("02:00:00:00:00:01"),
-        address=IPv4Interface(address),
-        link_local=IPv6Address("fe80::1"),
-        mtu=1500,
-    )
+    interface = IPv4Interface(address)
     table = NodeTable(nodes, unknown)
-    leases = LeaseTable(
-        subnet=interface.address.network,
-        pool=network.pool,
-        excluded=frozenset({interface.address.ip}),
-    )
-    leases.reserve(table.reservations)
+
+    def subnet(each: NetworkSettings, where: IPv4Network) -> Subnet:
+        leases = LeaseTable(subnet=where, pool=each.pool, excluded=frozenset({interface.ip}))
+        leases.reserve(table.reservations, table.macs)
+        return Subnet(settings=each, network=where, leases=leases)
+
     return Responder(
-        settings=network,
-        interface=interface,
-        site=Site(address=interface.address.ip, http_port=8080),
-        leases=leases,
+        site=Site(address=interface.ip, http_port=8080),
+        local=subnet(network, interface.network),
+        remote=[subnet(each, each.subnet) for each in remote if each.subnet is not None],
         policy=Policy(table=table, loaders=loaders),
+        own_addresses=frozenset(own_addresses),
     )
 
 
@@ -284,7 +281,7 @@ def test_proxy_mode(capture: Capture, name: str) -> None:
     served = responder(node(mac_of(request)), network=settings("proxy"))
     outcome = served.handle(request, broadcast(), now=NOW)
     assert described(outcome) == one_line(PROXY_OFFERS[name])
-    assert not [*served.leases]
+    assert not [*served.local.leases]
 
 
 def test_proxy_offer_is_a_broadcast_whatever_ciaddr_says(capture: Capture) -> None:
@@ -315,7 +312,7 @@ BOOT_SERVER = {
 @pytest.mark.parametrize(("name", "port"), BOOT_SERVER)
 def test_port_4011(capture: Capture, name: str, port: int, mode: Literal["full", "proxy"]) -> None:
     request = capture(name)
-    network = settings(mode, pool=None)
+    network = settings(mode, pool=())
     served = responder(node(mac_of(request), ip=None), network=network, address="192.168.1.1/24")
     outcome = served.handle(request, unicast("192.168.1.50", port, port=4011), now=NOW)
     assert described(outcome) == one_line(BOOT_SERVER[name, port])
@@ -359,10 +356,29 @@ def test_message_types_that_no_client_sends(number: int) -> None:
     assert ignored(outcome) == f"{MessageType(number).name} is not for a server"
 
 
-def test_plain_bootp_is_ignored() -> None:
-    mac = MacAddress.parse("fc:ab:14:e8:66:01")
-    outcome = responder(node(mac)).handle(message(mac), broadcast(), now=NOW)
-    assert ignored(outcome) == "plain BOOTP is not served"
+@pytest.mark.parametrize("ip", [FIXED, None], ids=["fixed", "from the pool"])
+def test_bootp_gets_an_address_for_ever(ip: IPv4Address | None) -> None:
+    """RFC 1534; no message type in the reply, and no more than the 64 bytes of RFC 951."""
+    served = responder(node(MAC, ip=ip, boot_file="boot/xterm"))
+    outcome = reply(served.handle(message(MAC), broadcast(), now=NOW))
+    sent = Packet.parse(outcome.packet.fit(outcome.size_max).serialize())
+    assert len(outcome.packet.fit(outcome.size_max).serialize()) == 300
+    assert sorted(sent.options) == [1, 3, 6, 12, 28]
+    assert (sent.file, sent.siaddr) == (b"boot/xterm", SERVER)
+    assert outcome.lease is not None
+    assert (outcome.lease.address, outcome.lease.expires_s) == (sent.yiaddr, math.inf)
+    assert ip is None or sent.yiaddr == ip
+    later = served.handle(message(MAC), broadcast(), now=NOW + 1e9)
+    assert reply(later).packet.yiaddr == sent.yiaddr
+
+
+def test_bootp_is_for_nodes_of_the_table() -> None:
+    served = responder(unknown="address")
+    outcome = served.handle(message(STRANGER), broadcast(), now=NOW)
+    assert ignored(outcome) == "plain BOOTP, and its MAC is not in the node table"
+    full = responder(node(MAC, ip=None), network=settings(pool=()))
+    outcome = full.handle(message(MAC), broadcast(), now=NOW)
+    assert ignored(outcome) == f"{MAC} has no fixed address, and there is no pool"
 
 
 UNKNOWN_PATTERN = node(STRANGER, ip=None, name="unknown", macs=())
@@ -665,8 +681,38 @@ def test_rebinding() -> None:
     outcome = bound().handle(rebind, broadcast(), now=NOW + 3000)
     expected = ACK.format(to="10.77.0.150:68", ciaddr="ciaddr=10.77.0.150 ", ip=DYNAMIC)
     assert described(outcome) == expected
-    stranger = responder(node(MAC, ip=None)).handle(rebind, broadcast(), now=NOW)
-    assert ignored(stranger) == "we know nothing of its lease on 10.77.0.150"
+
+
+def test_rebinding_of_a_lease_that_we_know_nothing_of() -> None:
+    """Lost with our table, or another server's: only who has a say here takes it up."""
+    rebind = request_of(MAC, ciaddr=DYNAMIC)
+    unknown = "we know nothing of its lease on 10.77.0.150"
+    lost = responder(node(MAC, ip=None)).handle(rebind, broadcast(), now=NOW)
+    assert reply(lost).lease is not None
+    modest = responder(node(MAC, ip=None), network=settings(authoritative=False))
+    assert ignored(modest.handle(rebind, broadcast(), now=NOW)) == unknown
+    # Not ours to give, or given to another: it may be another server's still.
+    beside = request_of(MAC, ciaddr=IPv4Address("10.77.0.20"))
+    outcome = responder(node(MAC, ip=None)).handle(beside, broadcast(), now=NOW)
+    assert ignored(outcome) == "we know nothing of its lease on 10.77.0.20"
+    assert ignored(bound(mac=OTHER).handle(rebind, broadcast(), now=NOW)) == unknown
+
+
+NAKED = {
+    "SELECTING": (asks_for("10.77.0.20"), chose(SERVER)),
+    "INIT-REBOOT": (asks_for("192.168.5.5"),),
+}
+
+
+@pytest.mark.parametrize("items", NAKED.values(), ids=NAKED)
+def test_not_authoritative_is_silent_where_it_would_refuse(
+    items: tuple[tuple[int, bytes], ...],
+) -> None:
+    request = request_of(MAC, *items)
+    for network in (settings(authoritative=False), settings(pool=())):
+        served = responder(node(MAC, ip=None), network=network)
+        outcome = served.handle(request, broadcast(), now=NOW)
+        assert ignored(outcome).endswith(", and we are not authoritative")
 
 
 def test_ciaddr_beside_option_50_does_not_count() -> None:
@@ -679,10 +725,10 @@ def test_ciaddr_beside_option_50_does_not_count() -> None:
 def test_a_client_that_chose_another_server_frees_our_offer() -> None:
     served = responder(node(MAC, ip=None))
     served.handle(message(MAC, kind(MessageType.DISCOVER)), broadcast(), now=NOW)
-    assert served.leases.lookup(MAC) is not None
+    assert served.local.leases.lookup(MAC) is not None
     elsewhere = request_of(MAC, asks_for("10.77.0.9"), chose("10.77.0.99"))
     assert isinstance(served.handle(elsewhere, broadcast(), now=NOW), Ignored)
-    assert served.leases.lookup(MAC) is None
+    assert served.local.leases.lookup(MAC) is None
 
 
 def test_nak_echoes_the_client_identifier_and_nothing_else(capture: Capture) -> None:
@@ -697,7 +743,7 @@ def test_nak_echoes_the_client_identifier_and_nothing_else(capture: Capture) -> 
 
 
 def test_no_address_left() -> None:
-    network = settings(pool=AddressRange.parse("10.77.0.150-10.77.0.150"))
+    network = settings(pool=(AddressRange.parse("10.77.0.150-10.77.0.150"),))
     served = responder(node(MAC, ip=None), node(OTHER, ip=None, name="n2"), network=network)
     discover = kind(MessageType.DISCOVER)
     assert reply(served.handle(message(MAC, discover), broadcast(), now=NOW)).packet.yiaddr
@@ -740,7 +786,7 @@ def test_inform_gets_options_and_no_address(capture: Capture) -> None:
     outcome = responder(node(mac_of(request))).handle(request, unicast("172.17.2.32"), now=NOW)
     assert described(outcome) == one_line(
         """ACK from 67 to 172.17.2.32:68 flags=0000 ciaddr=172.17.2.32 54 10.77.0.1
-        1 255.255.255.0 3 10.77.0.1 6 10.77.0.1 28 10.77.0.255 61 01485b3902a59d"""
+        1 255.255.255.0 3 10.77.0.1 6 10.77.0.1 12 n1 28 10.77.0.255 61 01485b3902a59d"""
     )
 
 
@@ -758,8 +804,8 @@ def test_inform_that_is_not_answered(capture: Capture) -> None:
 # Relays
 
 
-def relayed(mac: MacAddress) -> Responder:
-    network = settings(pool=AddressRange.parse("172.16.1.100-172.16.1.199"))
+def relayed(mac: MacAddress, *, relays: tuple[IPv4Address, ...] = ()) -> Responder:
+    network = settings(pool=(AddressRange.parse("172.16.1.100-172.16.1.199"),), relays=relays)
     return responder(node(mac, ip=None), network=network, address="172.16.1.1/24")
 
 
@@ -812,10 +858,8 @@ def test_nak_through_a_relay_is_a_broadcast_there(capture: Capture) -> None:
 def test_relayed_init_reboot_of_a_stranger_is_left_to_its_server() -> None:
     """A relay sends to us what the client broadcast."""
     request = request_of(MAC, asks_for("172.16.1.150"), giaddr=IPv4Address("172.16.1.2"))
-    rebind = request_of(MAC, ciaddr=IPv4Address("172.16.1.150"), giaddr=IPv4Address("172.16.1.2"))
-    for each in (request, rebind):
-        outcome = relayed(MAC).handle(each, RELAY, now=NOW)
-        assert ignored(outcome) == "we know nothing of its lease on 172.16.1.150"
+    outcome = relayed(MAC).handle(request, RELAY, now=NOW)
+    assert ignored(outcome) == "we know nothing of its lease on 172.16.1.150"
 
 
 @pytest.mark.parametrize(
@@ -831,9 +875,24 @@ def test_relayed_init_reboot_of_a_stranger_is_left_to_its_server() -> None:
     ids=["link selection", "subnet selection"],
 )
 def test_the_relay_says_which_subnet_is_meant(item: tuple[int, bytes]) -> None:
-    discover = message(MAC, kind(MessageType.DISCOVER), item, giaddr=IPv4Address("192.0.2.1"))
+    relay = IPv4Address("192.0.2.1")
+    discover = message(MAC, kind(MessageType.DISCOVER), item, giaddr=relay)
+    outcome = relayed(MAC, relays=(relay,)).handle(discover, RELAY, now=NOW)
+    assert reply(outcome).destination == relay
     outcome = relayed(MAC).handle(discover, RELAY, now=NOW)
-    assert reply(outcome).destination == IPv4Address("192.0.2.1")
+    assert ignored(outcome) == "relayed by 192.0.2.1, which is not among `relays` of tap0"
+
+
+def test_relays_that_are_not_listed_are_refused() -> None:
+    served = relayed(MAC, relays=(IPv4Address("172.16.1.2"),))
+    for giaddr, reason in {
+        "172.16.1.3": "relayed by 172.16.1.3, which is not among `relays` of tap0",
+        "172.16.1.1": "it claims to be relayed by 172.16.1.1, which is this server",
+    }.items():
+        discover = message(MAC, kind(MessageType.DISCOVER), giaddr=IPv4Address(giaddr))
+        outcome = served.handle(discover, RELAY, now=NOW)
+        assert isinstance(outcome, Ignored)
+        assert (outcome.reason, outcome.topic) == (reason, "relay_refused")
 
 
 def test_relay_as_server_identifier() -> None:
@@ -852,3 +911,224 @@ def test_relay_as_server_identifier() -> None:
     unrelayed = request_of(MAC, asks_for(offer.yiaddr), chose(relay), info)
     outcome = served.handle(unrelayed, broadcast(), now=NOW)
     assert ignored(outcome) == "it chose another DHCP server, 172.16.1.2"
+
+
+# Option 82 without a relay (some switches add it), and subnets behind relays
+
+
+def test_what_only_a_relay_may_say_does_not_count_without_one() -> None:
+    """It is echoed, for switches look for it; but it chooses no subnet and no server identifier."""
+    info = RelayAgentInfo(
+        sub_options=(
+            (RelaySubOption.LINK_SELECTION, IPv4Address("192.0.2.0").packed),
+            (RelaySubOption.SERVER_ID_OVERRIDE, IPv4Address("192.0.2.9").packed),
+        )
+    )
+    items = (opt.RELAY_AGENT_INFO.item(info), opt.SUBNET_SELECTION.item(IPv4Address("192.0.2.0")))
+    served = responder(node(MAC))
+    outcome = reply(
+        served.handle(message(MAC, kind(MessageType.DISCOVER), *items), broadcast(), now=NOW)
+    )
+    assert outcome.packet.yiaddr == FIXED
+    assert outcome.packet.get(opt.SERVER_ID) == SERVER
+    assert outcome.packet.get(opt.RELAY_AGENT_INFO) == info
+
+
+FAR = NetworkSettings.model_validate(
+    {"subnet": "10.78.0.0/24", "dhcp": "full", "pool": "10.78.0.100-10.78.0.199"}
+    | {"router": "10.78.0.1", "lease_time": "2h"}
+)
+FAR_RELAY = IPv4Address("10.78.0.1")
+FROM_FAR = Arrival(source=FAR_RELAY, source_port=67, destination=SERVER, port=67)
+
+
+def test_a_subnet_behind_a_relay() -> None:
+    served = responder(node(MAC, ip=None), remote=[FAR])
+    discover = message(MAC, kind(MessageType.DISCOVER), giaddr=FAR_RELAY)
+    offer = served.handle(discover, FROM_FAR, now=NOW)
+    address = reply(offer).packet.yiaddr
+    assert address in FAR.pool[0]
+    assert reply(offer).untried is None  # its wire is out of reach
+    assert described(offer) == one_line(
+        f"""OFFER from 67 to 10.78.0.1:67 flags=0000 yiaddr={address} giaddr=10.78.0.1
+        54 10.77.0.1 51 7200 58 3600 59 6300 1 255.255.255.0 3 10.78.0.1 12 n1 28 10.78.0.255"""
+    )
+    request = request_of(MAC, asks_for(address), chose(SERVER), giaddr=FAR_RELAY)
+    assert reply(served.handle(request, FROM_FAR, now=NOW)).packet.yiaddr == address
+    # It renews by itself, through its router: from its address to ours.
+    renew = request_of(MAC, ciaddr=address)
+    ack = reply(served.handle(renew, unicast(str(address)), now=NOW + 9))
+    assert (ack.destination, ack.packet.yiaddr) == (address, address)
+    release = message(MAC, kind(MessageType.RELEASE), chose(SERVER), ciaddr=address)
+    outcome = served.handle(release, unicast(str(address)), now=NOW + 10)
+    assert isinstance(outcome, Ignored)
+    assert outcome.lease is not None
+    # Moved to the wire of the server, it is refused its old address and gets one from here.
+    moved = served.handle(request_of(MAC, asks_for(address)), broadcast(), now=NOW + 11)
+    assert described(moved) == NAK.format(text=f"{address} is not an address of this network")
+
+
+def test_one_client_has_a_lease_in_each_subnet() -> None:
+    served = responder(node(MAC, ip=None), remote=[FAR])
+    discover = message(MAC, kind(MessageType.DISCOVER))
+    near = reply(served.handle(discover, broadcast(), now=NOW)).packet.yiaddr
+    far = reply(served.handle(replace(discover, giaddr=FAR_RELAY), FROM_FAR, now=NOW)).packet.yiaddr
+    assert (str(near)[:6], str(far)[:6]) == ("10.77.", "10.78.")
+
+
+def test_dhcp_off_answers_nobody_but_relays() -> None:
+    served = responder(node(MAC, ip=None), network=settings("off", pool=()), remote=[FAR])
+    discover = message(MAC, kind(MessageType.DISCOVER))
+    assert ignored(served.handle(discover, broadcast(), now=NOW)) == "DHCP is off on this network"
+    far = served.handle(replace(discover, giaddr=FAR_RELAY), FROM_FAR, now=NOW)
+    assert reply(far).packet.yiaddr in FAR.pool[0]
+
+
+def test_every_address_of_this_server_means_us() -> None:
+    other = IPv4Address("172.29.3.1")
+    served = responder(node(MAC, ip=None), own_addresses=[other])
+    request = request_of(MAC, asks_for(DYNAMIC), chose(other))
+    assert described(served.handle(request, broadcast(), now=NOW)) == by_mac(DYNAMIC)
+
+
+def test_port_4011_answers_only_our_networks(capture: Capture) -> None:
+    request = capture("edk2_port4011_request")
+    served = responder(node(mac_of(request), ip=None))
+    outcome = served.handle(request, unicast("192.0.2.50", 4011, port=4011), now=NOW)
+    assert ignored(outcome) == "192.0.2.50 is in no network that is served here"
+
+
+# Lease times
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"), [(None, 3600), (1, 120), (900, 900), (3601, 3600), (0xFFFFFFFF, 3600)]
+)
+def test_a_client_may_ask_for_less_time(asked: int | None, given: int) -> None:
+    items = [opt.LEASE_TIME.item(asked)] if asked is not None else []
+    served = responder(node(MAC))
+    offer = reply(
+        served.handle(message(MAC, kind(MessageType.DISCOVER), *items), broadcast(), now=NOW)
+    )
+    times = [opt.LEASE_TIME, opt.RENEWAL_TIME, opt.REBINDING_TIME]
+    assert [offer.packet.get(each) for each in times] == [given, given // 2, given * 7 // 8]
+    ack = reply(
+        served.handle(request_of(MAC, asks_for(FIXED), *items, chose(SERVER)), broadcast(), now=NOW)
+    )
+    assert ack.lease is not None
+    assert ack.lease.expires_s == NOW + given
+
+
+def test_firmware_does_not_renew_and_gets_ten_minutes(capture: Capture) -> None:
+    request = capture("dell_uefi_x64_pxe_discover")
+    served = responder(node(mac_of(request)), network=settings(lease_time=120))
+    offer = reply(served.handle(request, broadcast(), now=NOW))
+    assert offer.packet.get(opt.LEASE_TIME) == 600
+
+
+def test_a_raspberry_pi_keeps_what_it_was_offered(capture: Capture) -> None:
+    """The Pi 2 and 3 never send a REQUEST."""
+    request = capture("raspberrypi_3_rom_discover")
+    served = responder(node(mac_of(request), ip=None), node(OTHER, ip=None, name="n2"))
+    address = reply(served.handle(request, broadcast(), now=NOW)).packet.yiaddr
+    taken = request_of(OTHER, asks_for(address), chose(SERVER))
+    refused = served.handle(taken, broadcast(), now=NOW + 599)
+    assert described(refused) == NAK.format(text=f"{address} is on offer to another client")
+    assert reply(served.handle(taken, broadcast(), now=NOW + 601)).lease is not None
+
+
+# Probing
+
+
+def test_an_address_that_was_never_lent_is_tried_first() -> None:
+    served = responder(node(MAC, ip=None), node(OTHER, ip=FIXED, name="n2"))
+    discover = message(MAC, kind(MessageType.DISCOVER))
+    first = reply(served.handle(discover, broadcast(), now=NOW))
+    assert first.untried == first.packet.yiaddr
+    served.local.leases.found_free(first.packet.yiaddr)
+    assert reply(served.handle(discover, broadcast(), now=NOW + 1)).untried is None
+    # It lapses with the offer.
+    assert reply(served.handle(discover, broadcast(), now=NOW + 100)).untried is not None
+    request = request_of(MAC, asks_for(first.packet.yiaddr), chose(SERVER))
+    assert isinstance(served.handle(request, broadcast(), now=NOW + 101), Reply)
+    assert reply(served.handle(discover, broadcast(), now=NOW + 9999)).untried is None
+    fixed = message(OTHER, kind(MessageType.DISCOVER))
+    assert reply(served.handle(fixed, broadcast(), now=NOW)).untried is None
+
+
+def test_probing_can_be_switched_off() -> None:
+    served = responder(node(MAC, ip=None), network=settings(probe=False))
+    discover = message(MAC, kind(MessageType.DISCOVER))
+    assert reply(served.handle(discover, broadcast(), now=NOW)).untried is None
+
+
+# DECLINE and RELEASE meant for another server
+
+
+@pytest.mark.parametrize("message_type", [MessageType.DECLINE, MessageType.RELEASE])
+def test_what_is_meant_for_another_server_changes_nothing(message_type: MessageType) -> None:
+    served = bound()
+    items = (kind(message_type), asks_for(DYNAMIC), chose("10.77.0.99"))
+    outcome = served.handle(message(MAC, *items, ciaddr=DYNAMIC), broadcast(), now=NOW)
+    assert isinstance(outcome, Ignored)
+    assert outcome.lease is None
+    assert outcome.reason.endswith("an address of 10.77.0.99")
+    lease = served.local.leases.lookup(MAC)
+    assert lease is not None
+    assert lease.is_active(NOW)
+
+
+def test_who_declines_everything_is_stopped() -> None:
+    served = responder(node(MAC, ip=None))
+    reasons = []
+    for _ in range(9):
+        offer = reply(served.handle(message(MAC, kind(MessageType.DISCOVER)), broadcast(), now=NOW))
+        decline = kind(MessageType.DECLINE), asks_for(offer.packet.yiaddr), chose(SERVER)
+        reasons.append(ignored(served.handle(message(MAC, *decline), broadcast(), now=NOW)))
+    assert "which stays: it has declined 8 addresses: the fault is its own" in reasons[-1]
+    assert "another machine" in reasons[-2]
+
+
+# Options of people
+
+
+def test_options_by_network_and_node() -> None:
+    network = settings(options={42: b"\x0a\x4d\0\1", 15: b"net.example"})
+    there = node(MAC, options={15: b"node.example", 12: b"other-name", 224: b"\1"})
+    served = responder(there, node(OTHER, ip=None, name="n2"), network=network)
+    told = reply(served.handle(message(MAC, kind(MessageType.DISCOVER)), broadcast(), now=NOW))
+    options = told.packet.options
+    assert (options[15], options[12], options[224]) == (b"node.example", b"other-name", b"\1")
+    assert options[42] == b"\x0a\x4d\0\1"
+    other = reply(served.handle(message(OTHER, kind(MessageType.DISCOVER)), broadcast(), now=NOW))
+    assert (other.packet.options[15], other.packet.options[12]) == (b"net.example", b"n2")
+    assert 224 not in other.packet.options
+
+
+def test_options_for_boot_files_are_not_for_those_that_boot(capture: Capture) -> None:
+    """A foreign option 43 beside PXEClient sends EDK2 to port 4011."""
+    own = {43: b"\1\2", 60: b"UniFi", 66: b"10.9.9.9\0", 67: b"ztp.sh\0"}
+    request = capture("dell_uefi_x64_pxe_discover")
+    served = responder(node(mac_of(request)), network=settings(options=own))
+    outcome = served.handle(request, broadcast(), now=NOW)
+    assert described(outcome) == one_line(FULL_OFFERS["dell_uefi_x64_pxe_discover"])
+    local = responder(node(mac_of(request), boot=Boot.LOCAL), network=settings(options=own))
+    told = reply(local.handle(request, broadcast(), now=NOW)).packet.options
+    assert own.keys().isdisjoint(told)
+    system = responder(node(MAC), network=settings(options=own))
+    told = reply(
+        system.handle(message(MAC, kind(MessageType.DISCOVER)), broadcast(), now=NOW)
+    ).packet.options
+    assert {code: told[code] for code in own} == own
+
+
+def test_routes_hold_the_router_too() -> None:
+    """RFC 3442: who is told routes does not look at option 3."""
+    route = bytes((8, 10, 10, 77, 0, 9))
+    for there, network in (
+        (node(MAC, options={121: route}), settings()),
+        (node(MAC), settings(options={121: route})),
+    ):
+        served = responder(there, network=network)
+        told = reply(served.handle(message(MAC, kind(MessageType.DISCOVER)), broadcast(), now=NOW))
+        assert told.packet.options[121] == route + bytes((0, 10, 77, 0, 1))
