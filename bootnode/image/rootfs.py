@@ -33,15 +33,15 @@ FOLDER_DEPTH = 3
 MAX_LINKS = 40
 """How many symbolic links a path may lead through, as in Linux."""
 
-# The namespace ends when we are killed (setpriv), and with it all that was started inside.
 NAMESPACE = (
-    *("setpriv", "--pdeathsig", "KILL", "--"),
-    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
+    *("unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc", "--"),
 )
+"""The namespace ends with the program that run.py starts, and with it all that runs inside."""
 MOUNTS = """\
 set -eu
 cd "$1"
 mount -t proc -o nosuid,nodev,noexec proc proc
+echo localhost >proc/sys/kernel/hostname
 mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys
 mount -t tmpfs -o mode=0755 tmpfs dev
 for device in null zero full random urandom tty; do
@@ -52,30 +52,50 @@ ln -s /proc/self/fd dev/fd
 ln -s /proc/self/fd/0 dev/stdin
 ln -s /proc/self/fd/1 dev/stdout
 ln -s /proc/self/fd/2 dev/stderr
+mkdir -m 1777 dev/shm
 mount -t tmpfs -o mode=0755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
 """
 """How a shell script in NAMESPACE begins that then runs programs in the root file system $1."""
-# $2 is the script. The resolver's file may be a link that leads into /run, which is empty here:
-# `ln` inside finds its place.
-_ENTER = (
+# The resolver's file may be a link that leads into /run, which is empty here: `readlink` inside finds
+# its place. It is a copy, because who writes to it must not change this machine's. Debian's packages
+# ask policy-rc.d whether to start their daemons: 101 is no, for they would run on this machine.
+PREPARE = (
     MOUNTS
     + """\
-cp "$2" tmp/customise
-chmod 755 tmp/customise
 if [ -e /etc/resolv.conf ]; then
+    cp -L /etc/resolv.conf run/.resolv.conf
     if [ -L etc/resolv.conf ]; then
-        cp -L /etc/resolv.conf run/.resolv.conf
         chroot . /bin/sh -c 'cd /etc; to=$(readlink resolv.conf); mkdir -p "${to%/*}"
             cp /run/.resolv.conf "$to"; rm /run/.resolv.conf'
     else
-        mount --bind /etc/resolv.conf etc/resolv.conf
+        [ -e etc/resolv.conf ] || : >etc/resolv.conf
+        mount --bind run/.resolv.conf etc/resolv.conf
+        rm run/.resolv.conf
     fi
 fi
+if [ -d usr/sbin ]; then
+    [ -e usr/sbin/policy-rc.d ] || : >usr/sbin/policy-rc.d
+    printf '#!/bin/sh\\nexit 101\\n' >run/.policy-rc.d
+    chmod 755 run/.policy-rc.d
+    mount --bind run/.policy-rc.d usr/sbin/policy-rc.d
+    rm run/.policy-rc.d
+fi
+"""
+)
+"""How it begins if people's own programs run there, with the network."""
+PLACES = ("etc/resolv.conf", "usr/sbin/policy-rc.d")
+"""What PREPARE makes where it is missing, to mount something there."""
+# $2 is the script.
+_ENTER = (
+    PREPARE
+    + """\
+cp "$2" tmp/customise
+chmod 755 tmp/customise
 exec chroot . /tmp/customise
 """
 )
-_ENVIRONMENT = (
+ENVIRONMENT = (
     *("env", "-i", "HOME=/root", "TERM=dumb", "LC_ALL=C.UTF-8"),
     *("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",),
     *("DEBIAN_FRONTEND=noninteractive", "INITRD=No"),
@@ -169,21 +189,18 @@ def customise(root: Path, script: Path, *, log: IO[bytes]) -> None:
     Raises:
         ImageError: the script fails, and its last words.
     """
-    resolver = root / "etc/resolv.conf"
-    is_ours = not resolver.exists() and not resolver.is_symlink()
-    if is_ours:
-        resolver.touch()  # a place to mount this machine's on
+    places = [root / name for name in PLACES if not os.path.lexists(root / name)]
     # Resolved, because the command goes to another folder.
     arguments = ("customise", str(root.resolve()), str(script.resolve()))
-    command = [*NAMESPACE, *_ENVIRONMENT, "sh", "-c", _ENTER, *arguments]
+    command = [*NAMESPACE, *ENVIRONMENT, "sh", "-c", _ENTER, *arguments]
     run(command, log=log, timeout_s=CUSTOMISE_TIMEOUT_S, name=str(script))
-    if is_ours:
-        resolver.unlink()
+    for place in places:
+        place.unlink(missing_ok=True)
 
 
 def take_boot_files(root: Path, boot: Path) -> None:
     """Move the kernels out of `root` into `boot`, and remove the ramdisks that came with them."""
-    boot.mkdir()
+    boot.mkdir(parents=True)
     for file in [*(root / "boot").glob("*"), *root.iterdir()]:
         is_kernel = file.name.startswith("vmlinuz-") and not file.name.startswith(_RESCUE_KERNEL)
         if is_kernel and not file.is_symlink():

@@ -1,17 +1,22 @@
 """The one place that runs other people's programs.
 
 What a program says on stderr goes to the log as it comes; what it says on stdout is returned, and
-logged too. It speaks English whatever the locale, and is never given a shell or a terminal.
-Whatever ends the wait (a deadline, Ctrl-C) ends the program and all it started.
+logged too. It speaks English whatever the locale, and is never given a shell; only one that is run
+for a person (`attach`) gets the terminal. Whatever ends the wait (a deadline, Ctrl-C) ends the
+program and all it started; if we are killed, the kernel ends the program.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+import termios
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +25,7 @@ from bootnode.errors import ImageError
 SHOWN_LINES = 12
 """How much of a failed program's output an error message quotes."""
 _TAIL_BYTES = 16 << 10
+_ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
 _PACKAGES = {
     "apt-cache": "apt",
@@ -79,22 +85,61 @@ def run(
 def _start(
     command: Sequence[str], log: IO[bytes], cwd: Path | None, env: Mapping[str, str] | None
 ) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        _complete(command, env),
+        cwd=cwd,
+        env=_environment(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
+def attach(command: Sequence[str], *, has_input: bool) -> int:
+    """Run `command` with our stdout, stderr and, with `has_input`, stdin; return how it ended.
+
+    That is its exit status, or 128 and the number of the signal, as in a shell.
+
+    Raises:
+        ImageError: it is not installed.
+    """
+    stdin = None if has_input else subprocess.DEVNULL
+    complete, env = _complete(command, None), _environment(None)
+    with _terminal_kept(), subprocess.Popen(complete, stdin=stdin, env=env) as process:
+        try:
+            status = process.wait()
+        finally:
+            process.kill()
+    return status if status >= 0 else 128 - status
+
+
+@contextmanager
+def _terminal_kept() -> Iterator[None]:
+    """Give the terminal back to us as it was: a shell that is killed leaves it to itself."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
     try:
-        return subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=_environment(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-        )
-    except FileNotFoundError as error:
-        if error.filename != command[0]:
-            raise
-        package = _PACKAGES.get(command[0])
+        yield
+    finally:
+        # Whoever is not in the foreground is stopped for changing the terminal.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        os.tcsetpgrp(terminal, os.getpgrp())
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _complete(command: Sequence[str], env: Mapping[str, str] | None) -> list[str]:
+    """The command as one that the kernel ends when we are killed."""
+    program = command[0]
+    if shutil.which(program, path=_environment(env)["PATH"]) is None:
+        package = _PACKAGES.get(program)
         remedy = f": install the Debian package {package}" if package else ""
-        raise ImageError(f"the program {command[0]} is missing{remedy}") from error
+        raise ImageError(f"the program {program} is missing{remedy}")
+    return [*_ENDS_WITH_US, *command]
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:

@@ -45,13 +45,20 @@ echo from-nobody >/dev/null
 cat /etc/resolv.conf >/resolver
 [ -e /proc/self/status ]
 [ -e /sys/kernel ]
-touch /run/gone /tmp/gone
+touch /run/gone /tmp/gone /dev/shm/gone
+echo broken >/etc/resolv.conf
+busybox hostname >/name
+/usr/sbin/policy-rc.d || echo $? >/policy
 """
+    (small_root / "usr/sbin").mkdir()
+    resolver = Path("/etc/resolv.conf").read_text()
     (small_root / "etc/resolv.conf").unlink()
     rootfs.customise(small_root, script(tmp_path, text), log=log)
     assert (small_root / "made").read_text() == "0\n/root noninteractive\n"
-    assert (small_root / "resolver").read_text() == Path("/etc/resolv.conf").read_text()
-    for folder in ("run", "tmp", "dev", "proc", "sys"):
+    assert (small_root / "resolver").read_text() == resolver == Path("/etc/resolv.conf").read_text()
+    assert (small_root / "name").read_text() == "localhost\n"
+    assert (small_root / "policy").read_text() == "101\n"
+    for folder in ("run", "tmp", "dev", "proc", "sys", "usr/sbin"):
         assert list((small_root / folder).iterdir()) == []
     assert not (small_root / "etc/resolv.conf").exists()
     assert mounts_below(small_root) == []
