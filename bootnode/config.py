@@ -309,6 +309,16 @@ class Config(Settings):
         """The folder of built images."""
         return self.state_dir / "images"
 
+    @property
+    def cache(self) -> Path:
+        """The folder of what builds have made."""
+        return self.state_dir / "cache"
+
+    @property
+    def changes(self) -> Path:
+        """The folder of what people changed in images."""
+        return self.state_dir / "changes"
+
 
 def load_config(path: Path, *, state_dir: Path | None = None) -> Config:
     """Read bootnoded.yaml; `state_dir` overrides the file's own.

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from bootnode import __version__
-from bootnode.cli import check, image, lab, node, status
+from bootnode.cli import check, image, lab, node, shell, status
 from bootnode.errors import BootnodeError
 
 
@@ -27,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in (check, image, node, status, lab):
         module.add_commands(commands)
-    arguments = parser.parse_args(argv)
+    words, command = shell.split_command(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(words)
+    if command is not None:
+        arguments.command = command
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     try:
         exit_status = arguments.run(arguments)

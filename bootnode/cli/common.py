@@ -6,10 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from bootnode.config import DEFAULT_CONFIG, Config, load_config
+from bootnode.errors import ImageError
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -58,6 +60,20 @@ def read_config(arguments: argparse.Namespace) -> Config:
     return load_config(arguments.config, state_dir=arguments.state_dir)
 
 
+def recipe_folder(name: str, config: Path) -> Path:
+    """A path as it is; a name from `images/` beside the configuration, then from ours."""
+    from bootnode.image.spec import find_recipes, recipes_folder
+
+    if "/" in name:
+        return Path(name)
+    places = [config.absolute().parent / "images", recipes_folder()]
+    for place in places:
+        if place / name in find_recipes([place]):
+            return place / name
+    known = sorted({folder.name for folder in find_recipes(places)})
+    raise ImageError(f"there is no recipe '{name}' (there are: {', '.join(known) or 'none'})")
+
+
 def print_json(value: Any) -> None:
     """For programs."""
     print(json.dumps(value, indent=2))
@@ -103,6 +119,11 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
+
+
+def when(seconds: int) -> str:
+    """A time, in seconds since 1970, for people: `2026-11-23 21:49 UTC`."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def ago(seconds: float) -> str:

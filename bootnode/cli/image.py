@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bootnode.cli import versions
-from bootnode.cli.common import Commands, add_command, read_config
-from bootnode.errors import ImageError
+from bootnode.cli import shell, versions
+from bootnode.cli.common import Commands, add_command, read_config, recipe_folder
 
 if TYPE_CHECKING:
     from bootnode.image.store import ImageStore, ImageVersion
@@ -41,6 +39,7 @@ def add_commands(commands: Commands) -> None:
         metavar="STEP",
         help="do this step alone, on the results of the others as they are",
     )
+    shell.add_commands(verbs)
     versions.add_commands(verbs)
 
 
@@ -57,16 +56,23 @@ def run_build(arguments: argparse.Namespace) -> int:
     from bootnode.image.spec import load_recipe
 
     config = read_config(arguments)
-    recipe = load_recipe(_recipe_folder(arguments.name, arguments.config))
-    store, cache = _store(arguments), config.state_dir / "cache"
+    recipe = load_recipe(recipe_folder(arguments.name, arguments.config))
+    store, cache, changes = _store(arguments), config.cache, config.changes
     version: ImageVersion | None
     try:
         with show_progress(steps_of(recipe)) as report:
             if arguments.only is not None:
-                version = build_step(recipe, store, arguments.only, cache=cache, report=report)
+                version = build_step(
+                    recipe, store, arguments.only, cache=cache, changes=changes, report=report
+                )
             else:
                 version = build_image(
-                    recipe, store, cache=cache, report=report, begin=arguments.begin
+                    recipe,
+                    store,
+                    cache=cache,
+                    changes=changes,
+                    report=report,
+                    begin=arguments.begin,
                 )
     finally:
         # Also when it failed: that is when somebody wants to read it.
@@ -77,17 +83,3 @@ def run_build(arguments: argparse.Namespace) -> int:
     else:
         print(f"{arguments.only} is done; nodes get what they got before")
     return 0
-
-
-def _recipe_folder(name: str, config: Path) -> Path:
-    """A path as it is; a name from `images/` beside the configuration, then from ours."""
-    from bootnode.image.spec import find_recipes, recipes_folder
-
-    if "/" in name:
-        return Path(name)
-    places = [config.absolute().parent / "images", recipes_folder()]
-    for place in places:
-        if place / name in find_recipes([place]):
-            return place / name
-    known = sorted({folder.name for folder in find_recipes(places)})
-    raise ImageError(f"there is no recipe '{name}' (there are: {', '.join(known) or 'none'})")

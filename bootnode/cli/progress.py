@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TextIO
 
 from bootnode.cli.common import size
 
@@ -19,27 +20,31 @@ REFRESHES_PER_S = 8
 
 
 @contextmanager
-def show_progress(steps: Sequence[str]) -> Iterator[Callable[[Progress], None]]:
-    """What a build with these `steps` is to report to."""
-    if not sys.stdout.isatty():
-        yield print_line
+def show_progress(
+    steps: Sequence[str], *, out: TextIO | None = None
+) -> Iterator[Callable[[Progress], None]]:
+    """What a build with these `steps` is to report to; it is shown on `out`, or on stdout."""
+    out = out or sys.stdout
+    if not out.isatty():
+        yield partial(print_line, out=out)
         return
+    from rich.console import Console
     from rich.live import Live
 
     board = _Board(steps)
-    with Live(get_renderable=board.table, refresh_per_second=REFRESHES_PER_S):
+    console = Console(file=out)
+    with Live(get_renderable=board.table, refresh_per_second=REFRESHES_PER_S, console=console):
         yield board.note
 
 
-def print_line(progress: Progress) -> None:
+def print_line(progress: Progress, *, out: TextIO | None = None) -> None:
     """A line for a step that has ended: seconds, bytes, what was done."""
     if progress.seconds is None:
         return
     seconds = "      -  " if progress.is_skipped else f"{progress.seconds:7.1f} s"
     skipped = "skipped, " if progress.is_skipped else ""
-    print(
-        f"{seconds}  {_size(progress):>9}  {progress.step}: {skipped}{progress.detail}", flush=True
-    )
+    line = f"{seconds}  {_size(progress):>9}  {progress.step}: {skipped}{progress.detail}"
+    print(line, file=out, flush=True)
 
 
 def _size(progress: Progress) -> str:

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from bootnode.boot.journal import FETCH_SILENCE_S
@@ -18,6 +17,7 @@ from bootnode.cli.common import (
     print_table,
     read_config,
     size,
+    when,
 )
 from bootnode.cli.users import Users, users_to_show, users_to_spare
 from bootnode.config import Config
@@ -151,7 +151,7 @@ def _row(
     facts: tuple[str, ...] = ("damaged", "-", "-", "-")
     if manifest is not None:
         sizes = (sum(file.size_bytes for file in manifest.files), manifest.ram_bytes)
-        facts = (manifest.kernel_release, *map(size, sizes), _when(manifest.built_at))
+        facts = (manifest.kernel_release, *map(size, sizes), when(manifest.built_at))
     uses = _uses(image, users, is_current=is_current).values()
     state = "current" if is_current else ""
     return (image.name, image.version, state, *facts, *map(_names, uses))
@@ -195,13 +195,15 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 def _facts(image: ImageVersion) -> Iterator[tuple[str, str]]:
     manifest = image.manifest
-    yield "built", _when(manifest.built_at)
+    yield "built", when(manifest.built_at)
     yield "kernel", manifest.kernel_release
     yield "kernel_args", " ".join(image.kernel_args) or "-"
     yield "in RAM", size(manifest.ram_bytes)
     yield "root", _root(image)
     for file in manifest.files:
         yield file.name, f"{size(file.size_bytes)}  sha256 {file.sha256}"
+    for change in manifest.changes:
+        yield f"change {change.number}", f"{when(change.made_at)} by {change.by}"
     yield from sorted(manifest.packages.items())
 
 
@@ -211,13 +213,6 @@ def _root(image: ImageVersion) -> str:
         return "- (the ramdisk is all there is)"
     by = "init" if root.fetch == "init" else "the boot loader"
     return f"{root.format}, fetched by {by}, {size(root.ram_bytes)} in RAM"
-
-
-def _when(built_at: int) -> str:
-    return datetime.fromtimestamp(built_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-# Removing
 
 
 def run_delete(arguments: argparse.Namespace) -> int:
@@ -345,7 +340,7 @@ def run_rollback(arguments: argparse.Namespace) -> int:
         else:
             image = store.make_current(name, arguments.version)
     users = users_to_show(config)
-    built = f"built {_when(image.manifest.built_at)}"
+    built = f"built {when(image.manifest.built_at)}"
     if image.version == before:
         print(f"{name} {image.version} ({built}) is what nodes get already")
         return 0

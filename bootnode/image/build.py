@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -24,6 +24,7 @@ from typing import IO
 
 from bootnode.errors import ImageError
 from bootnode.image import archive, nodefiles, rootfs
+from bootnode.image.changes import Change, Changes
 from bootnode.image.distributions import DISTRIBUTIONS
 from bootnode.image.kernel import (
     Kernel,
@@ -44,6 +45,7 @@ from bootnode.image.store import (
     Contents,
     ImageStore,
     ImageVersion,
+    KeptChange,
     Provenance,
     RootFile,
     file_sha256,
@@ -52,6 +54,8 @@ from bootnode.image.store import (
 
 KERNEL_FILE = "vmlinuz"
 INITRD_FILE = "initrd.img"
+KERNELS = "kernels/boot"
+"""Where the step customise puts the kernels: in a tree, so that a shell can see them in /boot."""
 BUSYBOX_PACKAGE = "busybox-static"
 UNPACKER = "usr/bin/zstd"
 """What init unpacks a tar.zst with: busybox cannot."""
@@ -73,10 +77,13 @@ def build_image(
     store: ImageStore,
     *,
     cache: Path,
+    changes: Path | None = None,
     report: Report = no_report,
     begin: str | None = None,
 ) -> ImageVersion:
     """Build `recipe`, publish it in `store` and return the version; `cache` keeps what was made.
+
+    `changes` is the folder with what was changed in shells; without it nothing of that is put in.
 
     The step `begin` and those after it are done even if nothing has changed. The log of all that
     was run is `cache/NAME.log`.
@@ -86,12 +93,18 @@ def build_image(
     """
     known = steps_of(recipe)
     anew = known[known.index(_known_step(recipe, begin)) :] if begin is not None else ()
-    with _workshop(recipe, store, cache, report, anew=frozenset(anew)) as build:
+    with _workshop(recipe, store, cache, changes, report, anew=frozenset(anew)) as build:
         return build.publish(store)
 
 
 def build_step(
-    recipe: Recipe, store: ImageStore, step: str, *, cache: Path, report: Report = no_report
+    recipe: Recipe,
+    store: ImageStore,
+    step: str,
+    *,
+    cache: Path,
+    changes: Path | None = None,
+    report: Report = no_report,
 ) -> ImageVersion | None:
     """Do one step alone, on the results of the others as they are; `publish` returns a version.
 
@@ -99,8 +112,40 @@ def build_step(
         ImageError: it failed, or a step before it was never made.
     """
     only = _known_step(recipe, step)
-    with _workshop(recipe, store, cache, report, anew=frozenset({only}), only=only) as build:
+    anew = frozenset({only})
+    with _workshop(recipe, store, cache, changes, report, anew=anew, only=only) as build:
         return build.do(only, store)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRoot:
+    """A root file system that somebody looks into."""
+
+    tree: Path
+    """`root` and, taken out of it, `kernels`: not to be changed."""
+    scratch: Path
+    """An empty folder."""
+    log: IO[bytes]
+
+
+@contextmanager
+def open_root(
+    recipe: Recipe,
+    store: ImageStore,
+    *,
+    cache: Path,
+    changes: Path,
+    report: Report = no_report,
+) -> Iterator[OpenRoot]:
+    """The root file system as a build would pack it; nobody else builds meanwhile.
+
+    Raises:
+        ImageError: a step failed, or the image has no root file system.
+    """
+    with _workshop(recipe, store, cache, changes, report, anew=frozenset()) as build:
+        tree = build.customised
+        with build.steps.scratch() as scratch:
+            yield OpenRoot(tree=tree.folder, scratch=scratch, log=build.log)
 
 
 def steps_of(recipe: Recipe) -> tuple[str, ...]:
@@ -120,6 +165,7 @@ def _workshop(
     recipe: Recipe,
     store: ImageStore,
     cache: Path,
+    changes: Path | None,
     report: Report,
     *,
     anew: frozenset[str],
@@ -143,6 +189,7 @@ def _workshop(
                     steps=steps,
                     apt=Packages(cache=cache, log=log),
                     log=log,
+                    changes=Changes(changes).of(recipe.name) if changes is not None else [],
                     staged=staging / "version",
                 )
     except OSError as error:
@@ -160,6 +207,7 @@ class _Build:
     steps: Steps
     apt: Packages
     log: IO[bytes]
+    changes: Sequence[Change]
     staged: Path
     """A folder that is not there yet, on the file system of the store."""
 
@@ -189,6 +237,10 @@ class _Build:
                     *self.recipe.bases, self.recipe.folder, init_folder(self.recipe)
                 ),
                 packages=self._installed(),
+                changes=tuple(
+                    KeptChange(number=c.number, by=c.by, made_at=c.made_at, sha256=c.sha256)
+                    for c in self.changes
+                ),
             )
             ended.size_bytes = sum(file.stat().st_size for file in files)
             return store.publish(self.recipe.name, self.staged, contents, provenance)
@@ -285,7 +337,13 @@ class _Build:
 
     @cached_property
     def customise(self) -> Result:
-        """`root` with overlays and scripts, and its kernels in `boot`."""
+        """What is `customised`, unless it is too big."""
+        self._check_tree(self.customised)
+        return self.customised
+
+    @cached_property
+    def customised(self) -> Result:
+        """`root` with overlays, scripts and kept changes, and its kernels in `kernels/boot`."""
         system, base = self._system, self.rootfs
         distribution = DISTRIBUTIONS[system.distribution]
         epoch = source_date_epoch() if "SOURCE_DATE_EPOCH" in os.environ else None
@@ -297,7 +355,9 @@ class _Build:
                 rootfs.put_overlay(overlay, root)
             for script in system.scripts:
                 rootfs.customise(root, script, log=self.log)
-            rootfs.take_boot_files(root, output / "boot")
+            for change in self.changes:
+                change.apply(root, log=self.log)
+            rootfs.take_boot_files(root, output / KERNELS)
             installed = distribution.installed(root, self.log)
             newest = installed.newest if epoch is None else epoch
             rootfs.limit_times(root, newest)
@@ -311,12 +371,12 @@ class _Build:
             "base": base.mark,
             "overlays": [hash_tree(overlay) for overlay in system.overlays],
             "scripts": [file_sha256(script) for script in system.scripts],
+            "changes": [[change.sha256, change.difference.removed] for change in self.changes],
             "epoch": epoch,
         }
         named = [path.name for path in (*system.overlays, *system.scripts)]
-        made = self.steps.make("customise", ", ".join(named) or "nothing", inputs, make)
-        self._check_tree(made)
-        return made
+        named += [f"change {change.number}" for change in self.changes]
+        return self.steps.make("customise", ", ".join(named) or "nothing", inputs, make)
 
     def _check_tree(self, tree: Result) -> None:
         size, limit = tree.facts["tree_bytes"], self.recipe.limits.tree
@@ -352,7 +412,7 @@ class _Build:
         modules = [*self._modules(), *archive.MODULES.get(system.format, ())]
 
         def make(output: Path) -> Facts:
-            kernel = kernel_of_root(tree.folder / "boot", tree.folder / "root")
+            kernel = kernel_of_root(tree.folder / KERNELS, tree.folder / "root")
             return self._pack(kernel, modules, output)
 
         inputs = {"tree": tree.mark, "modules": modules}

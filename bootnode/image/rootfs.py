@@ -57,9 +57,9 @@ mount -t tmpfs -o mode=0755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
 """
 """How a shell script in NAMESPACE begins that then runs programs in the root file system $1."""
-# The resolver's file may be a link that leads into /run, which is empty here: `readlink` inside finds
-# its place. It is a copy, because who writes to it must not change this machine's. Debian's packages
-# ask policy-rc.d whether to start their daemons: 101 is no, for they would run on this machine.
+# The resolver's file may be a link that leads into /run, which is empty here: `readlink` inside
+# finds its place. It is a copy, because who writes to it must not change this machine's. Debian's
+# packages ask policy-rc.d whether to start their daemons: 101 is no, for they would run here.
 PREPARE = (
     MOUNTS
     + """\

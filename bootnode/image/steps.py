@@ -143,9 +143,17 @@ class Steps:
         for leftover in self.cache.glob(f"{_TEMPORARY_PREFIX}*"):
             shutil.rmtree(leftover)
 
-    def _replace(self, target: Path, key: str, maker: Callable[[Path], Facts]) -> None:
-        temporary = Path(mkdtemp(dir=self.cache, prefix=_TEMPORARY_PREFIX))
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A new folder beside the results, gone afterwards."""
+        folder = Path(mkdtemp(dir=self.cache, prefix=_TEMPORARY_PREFIX))
         try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
+    def _replace(self, target: Path, key: str, maker: Callable[[Path], Facts]) -> None:
+        with self.scratch() as temporary:
             new = temporary / "new"
             (new / "output").mkdir(parents=True)
             facts = maker(new / "output")
@@ -160,8 +168,6 @@ class Steps:
             if target.exists():
                 target.rename(temporary / "old")
             new.rename(target)
-        finally:
-            shutil.rmtree(temporary)
 
 
 def _load(folder: Path) -> _Stored | None:

@@ -16,8 +16,10 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,6 +94,19 @@ class Contents(BaseModel):
     """File name of the archive that the files of each node are rendered from, if there is one."""
 
 
+class KeptChange(BaseModel):
+    """A change that somebody made in a shell, and that is in the image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    by: str
+    made_at: int
+    """Seconds since 1970."""
+    sha256: str
+    """Of its files."""
+
+
 class Provenance(BaseModel):
     """Where an image comes from; the same content from elsewhere is the same version."""
 
@@ -100,6 +115,7 @@ class Provenance(BaseModel):
     recipe_sha256: str
     packages: dict[str, str]
     """Version of each Debian package that was taken apart."""
+    changes: tuple[KeptChange, ...] = ()
 
 
 class Manifest(Contents, Provenance):
@@ -413,9 +429,12 @@ class ImageStore:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ImageError(
-                    f"another build runs in {self.folder}, or versions are deleted there: wait "
-                    "until that has ended"
+                    f"another build runs in {self.folder}, or versions are deleted there"
+                    f"{_holder(self.folder / _LOCK)}: wait until that has ended"
                 ) from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()}: {_own_command()}".encode())
+            lock.flush()
             yield
 
     def _remove_leftovers(self) -> None:
@@ -462,6 +481,16 @@ def hash_tree(*folders: Path) -> str:
                 content = b"folder"
             total.update(os.fsencode(path.relative_to(folder)) + b"\0" + content + b"\0")
     return total.hexdigest()
+
+
+def _own_command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _holder(lock: Path) -> str:
+    """Who holds the lock, in brackets; nothing in the moment before they have said so."""
+    said = lock.read_text(errors="replace")
+    return f" ({said})" if said else ""
 
 
 def _not_built(name: str) -> ImageError:

@@ -25,8 +25,9 @@ LEVELS = {
         clock control files net nodekeys notify state
         dhcp/prober dhcp/server tftp/server ndp/server
         web/app web/nodefiles web/sendfile web/status
-        image/archive image/build image/debian image/distributions image/kernel image/modules
-        image/nodefiles image/packages image/ramdisk image/rocky image/rootfs image/run image/steps
+        image/archive image/build image/changes image/debian image/difference image/distributions
+        image/kernel image/modules image/nodefiles image/packages image/ramdisk image/rocky
+        image/rootfs image/run image/shell image/steps
         image/store
         lab/acceleration lab/console lab/control lab/host lab/process lab/qemu
         lab/requirements lab/vm
@@ -34,8 +35,8 @@ LEVELS = {
     3: """
         daemon
         lab/demo lab/lab lab/supervisor
-        cli/check cli/common cli/image cli/lab cli/node cli/nodefiles cli/progress cli/status
-        cli/users cli/versions
+        cli/check cli/common cli/image cli/lab cli/node cli/nodefiles cli/progress cli/shell
+        cli/status cli/users cli/versions
     """,
 }
 """Every module of the package and its level; the `__init__.py` of folders have none."""
