@@ -310,18 +310,7 @@ class Daemon:
             files=self.config.files,
             clock=time.time,
             on_delivered=self._on_delivered,
-            node_files=NodeFiles(
-                policy=self.policy,
-                networks=[
-                    NodeNetwork(
-                        server=interface.address,
-                        http_port=self.config.http.port,
-                        settings=settings,
-                    )
-                    for settings, interface in networks
-                ],
-                keys=NodeKeys(self.config.node_secret, may_make=True),
-            ),
+            node_files=self._node_files(networks, stack),
             counters={"tftp": tftp.counters},
             leased_to=self._leased_to,
         )
@@ -338,6 +327,21 @@ class Daemon:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         return [web.SockSite(runner, sock, backlog=net.BACKLOG) for sock in sockets]
+
+    def _node_files(
+        self, networks: Sequence[tuple[NetworkSettings, Interface]], stack: AsyncExitStack
+    ) -> NodeFiles:
+        port = self.config.http.port
+        node_files = NodeFiles(
+            policy=self.policy,
+            networks=[
+                NodeNetwork(server=interface.address, http_port=port, settings=settings)
+                for settings, interface in networks
+            ],
+            keys=NodeKeys(self.config.node_secret, may_make=True),
+        )
+        stack.callback(node_files.close)
+        return node_files
 
     # Serve
 

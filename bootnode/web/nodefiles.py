@@ -1,13 +1,16 @@
 """The files of each node, rendered when they are asked for: nothing is kept that could get old.
 
-Rendering happens in threads: a template may take its time, and DHCP must not wait for it.
+Rendering happens in a thread, since DHCP must not wait for it; in one only, since Python runs one
+at a time: several would do no more, and keep the event loop waiting longer for its turn.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
+from typing import TypeVar
 
 from bootnode.boot.nodefiles import Keys, NodeFile, NodeNetwork, Renderer, archive
 from bootnode.boot.plan import Policy
@@ -15,6 +18,8 @@ from bootnode.errors import ImageError, NodeFilesError
 from bootnode.image import nodefiles
 from bootnode.image.store import ImageVersion
 from bootnode.nodes import Node
+
+T = TypeVar("T")
 
 
 class NodeFiles:
@@ -25,13 +30,18 @@ class NodeFiles:
         self._networks = networks
         self._keys = keys
         self._renderer: Renderer | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="node-files")
+
+    def close(self) -> None:
+        """Give up what waits to be rendered."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def problem(self, version: ImageVersion, node: Node, server: IPv4Address) -> str | None:
         """Why the files of this node cannot be made, in a sentence; None when they can."""
         if version.manifest.node_files is None:
             return None
         try:
-            await asyncio.to_thread(self._render, version, node, server)
+            await self._in_thread(self._render, version, node, server)
         except ImageError as error:
             return str(error)
         except NodeFilesError as error:
@@ -50,8 +60,15 @@ class NodeFiles:
             ImageError: the version cannot be read.
             NodeFilesError: all that is wrong with its templates for this node.
         """
-        files = await asyncio.to_thread(self._render, version, node, server)
-        return await asyncio.to_thread(archive, files, mtime=mtime)
+
+        def make() -> bytes:
+            return archive(self._render(version, node, server), mtime=mtime)
+
+        return await self._in_thread(make)
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, work, *arguments)
 
     def _render(self, version: ImageVersion, node: Node, server: IPv4Address) -> list[NodeFile]:
         tree = nodefiles.load(version)

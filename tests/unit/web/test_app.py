@@ -232,6 +232,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
             watch=watch,
             delivered=delivered,
         )
+    node_files.close()
 
 
 @asynccontextmanager
@@ -641,7 +642,7 @@ async def test_no_folder_of_own_files(site: Site) -> None:
         files=None,
         clock=lambda: NOW,
         on_delivered=site.delivered.append,
-        node_files=files_of_nodes(site.policy),
+        node_files=site.node_files,
     )
     async with TestClient(TestServer(http.app)) as client:
         assert (await client.get("/files/x")).status == 404
