@@ -59,6 +59,7 @@ check: setup
 
 bench: setup
 	$(SUDO) $(BIN)/python -m benchmarks.boot
+	$(SUDO) $(BIN)/python -m benchmarks.image
 
 install:
 	$(call ensure,$(SERVER_PACKAGES))

@@ -18,22 +18,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Interface
-from pathlib import Path
 
+from benchmarks.servers import BUILD, fresh_lab, start_bootnode, start_classic
 from bootnode.addresses import MacAddress
 from bootnode.image.build import build_image
-from bootnode.image.packages import Packages
 from bootnode.image.spec import Recipe, load_recipe, recipes_folder
 from bootnode.image.store import ImageStore, ImageVersion
-from bootnode.lab import Firmware, Lab, LabConfig, NodeVm
+from bootnode.lab import Firmware, Lab, NodeVm
 
-BUILD = Path(".build")
-ADDRESS = IPv4Interface("10.78.0.1/24")
 TIMEOUT_S = 180.0
 KERNEL_ARGS = "console=ttyS0"
 
@@ -107,6 +101,16 @@ def _list(seconds: list[float]) -> str:
     return " ".join(f"{value:.1f}" for value in seconds)
 
 
+def start_ours(lab: Lab, case: Case) -> None:
+    """bootnoded."""
+    start_bootnode(lab, case.mac, case.image, KERNEL_ARGS)
+
+
+def start_theirs(lab: Lab, case: Case) -> None:
+    """dnsmasq and nginx."""
+    start_classic(lab, case.loader, case.image, KERNEL_ARGS)
+
+
 def measure(case: Case, accel: str, start: Callable[[Lab, Case], None]) -> float:
     """Seconds from power-on to init of one node, with servers that `start` brings up."""
     with fresh_lab(accel) as lab:
@@ -115,96 +119,6 @@ def measure(case: Case, accel: str, start: Callable[[Lab, Case], None]) -> float
         machine = lab.boot(vm)
         machine.wait_console(r"bootnode: init ", TIMEOUT_S)
         return machine.seconds
-
-
-@contextmanager
-def fresh_lab(accel: str) -> Iterator[Lab]:
-    """A switch of its own, gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        config = LabConfig(
-            folder=Path(folder),
-            taps=(("tap0", ADDRESS),),
-            accel=accel,  # type: ignore[arg-type]  # argparse has checked it
-        )
-        with Lab.up(config) as lab:
-            yield lab
-
-
-def start_ours(lab: Lab, case: Case) -> None:
-    """bootnoded with one node."""
-    folder = lab.config.folder
-    (folder / "bootnoded.yaml").write_text(
-        f"state_dir: {BUILD.absolute() / 'state'}\n"
-        "networks:\n"
-        f"  - {{interface: tap0, dhcp: full, router: {ADDRESS.ip}}}\n"
-    )
-    (folder / "nodes.yaml").write_text(
-        f"defaults: {{image: {case.image.name}, kernel_args: [{KERNEL_ARGS}]}}\n"
-        f"nodes: {{node: {{mac: {case.mac}, ip: {ADDRESS.ip + 9}}}}}\n"
-    )
-    command = [sys.executable, "-m", "bootnode.daemon", "-c", str(folder / "bootnoded.yaml")]
-    lab.start_daemon(command)
-
-
-def start_theirs(lab: Lab, case: Case) -> None:
-    """dnsmasq for DHCP and TFTP, nginx for HTTP."""
-    folder = lab.config.folder
-    _start_nginx(lab, folder, case.image)
-    tftp = folder / "tftp"
-    tftp.mkdir()
-    for source in (Path("/usr/lib/ipxe/undionly.kpxe"), Path("/boot/ipxe.efi")):
-        (tftp / source.name).write_bytes(source.read_bytes())
-    lab.start_daemon(
-        [
-            *("dnsmasq", "--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null"),
-            *("--port=0", "--interface=tap0", "--bind-interfaces", "--user=root"),
-            f"--dhcp-leasefile={folder / 'dnsmasq.leases'}",
-            f"--dhcp-range={ADDRESS.ip + 9},{ADDRESS.ip + 99},1h",
-            *("--enable-tftp", f"--tftp-root={tftp}"),
-            "--dhcp-match=set:ipxe,175",
-            f"--dhcp-boot=tag:!ipxe,{case.loader}",
-            f"--dhcp-boot=tag:ipxe,http://{ADDRESS.ip}:8080/boot.ipxe",
-        ],
-        "DHCP, IP range",
-        name="dnsmasq",
-    )
-
-
-def _start_nginx(lab: Lab, folder: Path, image: ImageVersion) -> None:
-    root = folder / "www"
-    root.mkdir()
-    for name in (image.kernel, *image.initrds):
-        (root / name).symlink_to(image.folder / name)
-    base = f"http://{ADDRESS.ip}:8080"
-    arguments = " ".join([*image.kernel_args, KERNEL_ARGS])
-    (root / "boot.ipxe").write_text(
-        "#!ipxe\n"
-        f"kernel {base}/{image.kernel} initrd={image.initrds[0]} {arguments}\n"
-        f"initrd {base}/{image.initrds[0]}\n"
-        "boot\n"
-    )
-    (folder / "nginx.conf").write_text(
-        "daemon off; worker_processes 1; user root; error_log stderr notice;\n"
-        f"pid {folder}/nginx.pid; events {{}}\n"
-        f"http {{ access_log off; sendfile on; client_body_temp_path {folder}/t;\n"
-        + "".join(
-            f"{kind}_temp_path {folder}/t;\n" for kind in ("proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        + f"server {{ listen {ADDRESS.ip}:8080; root {root}; }} }}\n"
-    )
-    lab.start_daemon(
-        [_nginx(), "-p", folder, "-c", folder / "nginx.conf"], "start worker process", name="nginx"
-    )
-
-
-def _nginx() -> Path:
-    """nginx of its package, unpacked where nothing starts it."""
-    binary = BUILD.absolute() / "nginx" / "usr" / "sbin" / "nginx"
-    if not binary.exists():
-        with (BUILD / "nginx.log").open("wb") as log:
-            packages = Packages(cache=BUILD.absolute() / "cache", log=log)
-            packages.unpack(packages.fetch("nginx"), BUILD.absolute() / "nginx")
-    return binary
 
 
 if __name__ == "__main__":
