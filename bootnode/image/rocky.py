@@ -51,7 +51,14 @@ gpgkey={key}
 """
 # What it says in its order, with its reasons last.
 _INSTALL = MOUNTS + 'shift\nexec dnf "$@" >&2\n'
-_CONVERT = MOUNTS + "chroot . rpm --rebuilddb >&2\nexec chroot . rpm --query --all\n"
+_CONVERT = (
+    MOUNTS
+    + """\
+chroot . rpm --rebuilddb >&2
+exec chroot . rpm --query --all --queryformat "$2"
+"""
+)
+_IDENTITY = "%{NAME} %{VERSION} %{RELEASE}\\n"
 _FOLDERS = {"dev": 0o755, "proc": 0o555, "run": 0o755, "sys": 0o555, "tmp": 0o1777}
 """What something is mounted on before the package that brings these folders is there."""
 _PLUGINS = "etc/kernel/install.d"
@@ -146,8 +153,8 @@ def _convert_database(root: Path, log: IO[bytes]) -> None:
     """Have the root's own rpm, if it has one, write the database in its own form."""
     if not (root / "usr/bin/rpm").exists():
         return
-    written = _query(root, "%{NVRA}\\n", log)
-    command = [*NAMESPACE, "sh", "-c", _CONVERT, "rpm", str(root.resolve())]
+    written = _query(root, _IDENTITY, log)
+    command = [*NAMESPACE, "sh", "-c", _CONVERT, "rpm", str(root.resolve()), _IDENTITY]
     said = run(command, log=log, timeout_s=DATABASE_TIMEOUT_S, name="rpm --rebuilddb in the image")
     if sorted(said.splitlines()) != sorted(written.splitlines()):
         raise ImageError(

@@ -129,7 +129,7 @@ def rendered(table: NodeTable, node: Node, tree: FileTree) -> dict[str, str]:
 
 def recipe_of(text: str, folder: Path) -> Path:
     """The recipe with what its text names beside it."""
-    (folder / "overlay").mkdir(parents=True)
+    (folder / "overlay").mkdir(parents=True, exist_ok=True)
     (folder / "customise").touch()
     (folder / "image.yaml").write_text(text)
     return folder

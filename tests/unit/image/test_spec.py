@@ -81,6 +81,31 @@ def test_the_compute_recipe_is_read() -> None:
     assert {"systemd", "systemd-sysv", "udev"} <= set(recipe.system.packages)
 
 
+def test_the_recipe_for_rocky_is_read() -> None:
+    recipe = load_recipe(recipes_folder() / "compute-rocky8")
+    assert recipe.system is not None
+    assert (recipe.system.distribution, recipe.system.release) == ("rocky", "8")
+    assert all(repository.key is not None for repository in recipe.system.repositories)
+    assert recipe.system.format is RootFormat.SQUASHFS
+    assert {"systemd", "systemd-udev", "NetworkManager"} <= set(recipe.system.packages)
+
+
+OF_DEBIAN_ALONE = ("/systemd/network/", "/sshd_config.d/", "/ssh.service.d/", "online", "getty@")
+OF_BOTH = sorted(
+    str(path.relative_to(recipes_folder() / "compute"))
+    for folder in ("overlay", "node_files")
+    for path in (recipes_folder() / "compute" / folder).rglob("*")
+    if path.is_file() and not any(part in str(path) for part in OF_DEBIAN_ALONE)
+)
+
+
+@pytest.mark.parametrize("name", OF_BOTH)
+def test_what_both_distributions_have_is_the_same(name: str) -> None:
+    debian, rocky = recipes_folder() / "compute" / name, recipes_folder() / "compute-rocky8" / name
+    assert rocky.read_bytes() == debian.read_bytes()
+    assert rocky.stat().st_mode == debian.stat().st_mode
+
+
 def test_a_whole_system(tmp_path: Path) -> None:
     text = SYSTEM + "packages: [systemd]\nmirror: http://mirror.example/debian\n"
     text += "overlay: files\ncustomise: script\nroot: {format: tar.xz, fetch: ramdisk}\n"

@@ -4,6 +4,8 @@
 # Needs root.sh, network.sh and node-files.sh.
 
 REPORTS_WAIT_S=5
+# Names the connection of the boot card to NetworkManager: any fixed one will do.
+CONNECTION_UUID=b007b007-0000-4000-8000-000000000002
 
 # leave_ramdisk: afterwards only process 1 is left to go. Says why when it cannot.
 leave_ramdisk() {
@@ -46,7 +48,7 @@ _boot_mac() {
     cat "$STATE/mac" 2>/dev/null || echo "$BOOT_MAC"
 }
 
-# _leave_network: for systemd's udev and networkd, where the image has them.
+# _leave_network: for systemd's udev, and for networkd or NetworkManager, whichever the image has.
 _leave_network() {
     local mac
     mac=$(_boot_mac)
@@ -75,9 +77,43 @@ SendRelease=no
 UseDomains=yes
 UseHostname=no
 END
+    if _is_executable /usr/sbin/NetworkManager; then
+        _leave_network_to_networkmanager "$mac"
+    fi
     # A link is the image's own way to say who looks after the file.
     [ -L "$NEW_ROOT/etc/resolv.conf" ] || [ ! -s /etc/resolv.conf ] ||
         cp /etc/resolv.conf "$NEW_ROOT/etc/resolv.conf"
+}
+
+# _leave_network_to_networkmanager MAC: a connection, and that the card has it already, as
+# NetworkManager itself leaves it in a ramdisk or for its next start. It then asks for the lease again
+# and keeps the address meanwhile. Without the second file it would not touch a card that is up, and
+# nobody would renew the lease.
+_leave_network_to_networkmanager() {
+    local card connection=/run/NetworkManager/system-connections/bootnode.nmconnection
+    mkdir -p /run/NetworkManager/system-connections /run/NetworkManager/devices
+    cat >"$connection" <<END
+[connection]
+id=bootnode
+uuid=$CONNECTION_UUID
+type=ethernet
+autoconnect-priority=1
+[ethernet]
+mac-address=$1
+[ipv4]
+method=auto
+dhcp-client-id=mac
+# For ever.
+dhcp-timeout=2147483647
+[ipv6]
+method=link-local
+END
+    # It ignores files that others may read.
+    chmod 600 "$connection"
+    [ -e "$STATE/address" ] || return
+    read -r card _ <"$STATE/address"
+    printf '[device]\nmanaged=true\nconnection-uuid=%s\n' "$CONNECTION_UUID" \
+        >"/run/NetworkManager/devices/$(cat "/sys/class/net/$card/ifindex")"
 }
 
 _wait_for_reports() {
