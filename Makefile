@@ -12,7 +12,7 @@ BIN    := $(VENV)/bin
 SERVER_PACKAGES := python3-venv ipxe kmod mmdebstrap dnf rpm squashfs-tools erofs-utils zstd xz-utils
 LAB_PACKAGES    := qemu-system-x86 vde2 ovmf iproute2 util-linux procps
 TEST_PACKAGES   := kea-admin isc-dhcp-client atftp curl tftp-hpa tshark dnsmasq-base ethtool \
-                   shellcheck busybox-static cpio createrepo-c gpg gpg-agent
+                   shellcheck busybox-static cpio createrepo-c gpg gpg-agent systemd-boot-efi
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from itertools import product
 from pathlib import Path
@@ -28,7 +29,7 @@ from bootnode import __version__, net
 from bootnode.addresses import Interface, MacAddress
 from bootnode.boot.journal import Journal, Stage
 from bootnode.boot.nodefiles import NodeNetwork
-from bootnode.boot.plan import LOADER_NAMES, LOADERS, Policy, Site
+from bootnode.boot.plan import LOADER_NAMES, LOADERS, Policy, Site, UnifiedPath
 from bootnode.cli.common import add_config_options
 from bootnode.clock import SteadyClock
 from bootnode.config import Config, NetworkSettings
@@ -41,6 +42,7 @@ from bootnode.dhcp.server import DhcpServer, LeaseWriter
 from bootnode.dhcp.subnet import Subnet
 from bootnode.errors import BootnodeError, ConfigError, StartError
 from bootnode.files import FileRoots, OpenFile
+from bootnode.image.served import UnifiedImages, current_files
 from bootnode.image.store import ImageStore
 from bootnode.ndp.server import RouterSolicitationServer
 from bootnode.nodekeys import NodeKeys
@@ -104,7 +106,17 @@ class Daemon:
         self.config, table = load_site(config_path, state_dir=state_dir)
         self.journal = Journal()
         self._roots = file_roots(self.config)
-        self.policy = Policy(table=table, loaders=frozenset())
+        self._images = ImageStore(self.config.images)
+        self.policy = Policy(
+            table=table, loaders=frozenset(), images=partial(current_files, self._images)
+        )
+        self._unified = UnifiedImages(
+            policy=self.policy,
+            journal=self.journal,
+            images=self._images,
+            clock=time.time,
+            on_delivered=self._on_delivered,
+        )
         self._clock = SteadyClock()
         self._sites: list[Site] = []
         self._subnets: list[Subnet] = []
@@ -305,7 +317,8 @@ class Daemon:
         http = WebApp(
             policy=self.policy,
             journal=self.journal,
-            images=ImageStore(self.config.images),
+            images=self._images,
+            unified=self._unified,
             roots=self._roots,
             files=self.config.files,
             clock=time.time,
@@ -345,7 +358,11 @@ class Daemon:
 
     # Serve
 
-    def _open_file(self, request: ReadRequest, _client: Endpoint) -> FileSource:
+    def _open_file(self, request: ReadRequest, client: Endpoint, server: IPv4Address) -> FileSource:
+        unified = UnifiedPath.parse(request.filename)
+        if unified is not None:
+            site = Site(address=server, http_port=self.config.http.port)
+            return self._unified.open(unified, client.host, site)
         return OpenFile(self._roots.resolve(request.filename))
 
     def _on_transfer(self, event: TransferEvent) -> None:
@@ -355,6 +372,8 @@ class Daemon:
             return
         now = time.time()
         match event.outcome:
+            case Completed() if (unified := UnifiedPath.parse(event.filename)) is not None:
+                self._unified.deliver(unified)
             case Completed():
                 self.journal.reach(mac, Stage.LOADER, now=now, detail=event.filename)
             case Failed(reason=reason) | Refused(reason=reason):

@@ -18,8 +18,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import accumulate, islice
 from pathlib import Path
 
 MAX_NAME = 1024
@@ -81,6 +83,7 @@ class OpenFile:
             PermissionError: it is not a regular file any more, or not readable for this process.
             OSError: it cannot be opened.
         """
+        self.name = str(path)
         # O_NONBLOCK: opening a FIFO that nobody writes to would wait for ever.
         self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         status = os.fstat(self._fd)
@@ -90,6 +93,10 @@ class OpenFile:
         # Reads happen in the event loop: have the kernel fetch ahead of them.
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_WILLNEED)
         self.size = status.st_size
+
+    def fileno(self) -> int:
+        """The file descriptor, for sendfile."""
+        return self._fd
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes from `offset`; fewer than `length` only where the file ends."""
@@ -106,15 +113,57 @@ class BytesSource:
     """Generated content, served like a file."""
 
     def __init__(self, content: bytes) -> None:
-        self._content = content
+        self.content = content
         self.size = len(content)
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes from `offset`; fewer than `length` only where the content ends."""
-        return self._content[offset : offset + length]
+        return self.content[offset : offset + length]
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A run of bytes within one source."""
+
+    source: OpenFile | BytesSource
+    offset: int
+    length: int
+
+
+class JoinedFiles:
+    """Generated content and open files one behind the other, served like one file."""
+
+    def __init__(self, sources: Sequence[OpenFile | BytesSource], *, tag: str) -> None:
+        """Take over `sources`, in their order; another `tag` tells of another content."""
+        self.tag = tag
+        self._sources = tuple(sources)
+        ends = list(accumulate(source.size for source in sources))
+        self._begins = [0, *ends[:-1]]
+        self.size = ends[-1] if ends else 0
+
+    def spans(self, offset: int, length: int) -> Iterator[Span]:
+        """What the bytes from `offset` consist of; less than `length` only at the end."""
+        end = min(offset + length, self.size)
+        # Most reads lie in the middle of a big file: no search through all that is before it.
+        for index in range(max(bisect_right(self._begins, offset) - 1, 0), len(self._sources)):
+            source, begin = self._sources[index], self._begins[index]
+            first, last = max(offset, begin), min(end, begin + source.size)
+            if first < last:
+                yield Span(source=source, offset=first - begin, length=last - first)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes from `offset`; fewer than `length` only where the content ends."""
+        return b"".join(
+            span.source.read(span.offset, span.length) for span in self.spans(offset, length)
+        )
+
+    def close(self) -> None:
+        """Close all files; a second call does nothing."""
+        for source in self._sources:
+            source.close()
 
 
 def _split(name: str) -> list[str]:

@@ -49,6 +49,14 @@ class Boot(StrEnum):
     """From the network until its image was delivered, from the local disk ever after."""
 
 
+class Loader(StrEnum):
+    """How firmware gets to the kernel."""
+
+    IPXE = "ipxe"
+    UKI = "uki"
+    """A unified kernel image, which UEFI starts by itself; other firmware gets iPXE."""
+
+
 def _parse_mac(value: object) -> MacAddress:
     mac = MacAddress.parse(str(value))
     if mac.is_group or not any(mac):
@@ -87,8 +95,8 @@ class NodeSettings(Settings):
     """Added to the kernel's command line, after those of the image."""
     boot: Boot | None = None
     """`network` (the default), `local`, or `once`."""
-    loader: Literal["ipxe"] | None = None
-    """How firmware gets to the kernel; by iPXE when absent."""
+    loader: Loader | None = None
+    """How firmware gets to the kernel: `ipxe` or `uki`; as the image says when absent."""
     boot_file: BootFileName | None = None
     """One file for the firmware to boot, overriding image and loader: a TFTP path or a URL."""
     options: DhcpOptions = Field(default_factory=dict)
@@ -142,6 +150,8 @@ class Node:
     """What its settings were taken from, in order."""
     options: Mapping[int, bytes] = field(default_factory=dict)
     """DHCP options by code, serialized."""
+    loader: Loader | None = None
+    """None leaves it to the image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +214,7 @@ class NodeTable:
                 kernel_args=pattern.kernel_args,
                 boot=pattern.boot,
                 boot_file=pattern.boot_file,
+                loader=pattern.loader,
                 vars=pattern.vars,
                 options=pattern.options,
             )
@@ -362,6 +373,7 @@ class _TableBuilder:
                 kernel_args=merged.kernel_args,
                 boot=merged.boot,
                 boot_file=merged.boot_file,
+                loader=merged.loader,
                 vars=merged.vars,
                 profiles=entry.profile,
                 options=merged.options,
@@ -402,7 +414,12 @@ class _TableBuilder:
         """`defaults`, then these in order: scalars replace, the others merge."""
         layers = [self._defaults[1]] if self._defaults is not None else []
         layers += settings
-        scalars: dict[str, Any] = {"image": None, "boot": Boot.NETWORK, "boot_file": None}
+        scalars: dict[str, Any] = {
+            "image": None,
+            "boot": Boot.NETWORK,
+            "loader": None,
+            "boot_file": None,
+        }
         variables: dict[str, Any] = {}
         options: dict[int, bytes] = {}
         arguments: dict[str, None] = {}  # ordered, each once

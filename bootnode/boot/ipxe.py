@@ -30,17 +30,18 @@ def render(plan: ScriptPlan) -> str:
     return "\n".join(["#!ipxe", *lines]) + "\n"
 
 
-def kernel_command_line(plan: ImageBoot) -> str:
-    """The arguments after the kernel's name: ours for init, then the image's and the node's."""
-    # UEFI kernels before 5.7 find the ramdisk only by name; naming it harms nobody else.
-    ours = [f"initrd={name}" for name, _ in _ramdisks(plan)]
-    ours += [
+def kernel_command_line(plan: ImageBoot, *, node_files: str = "yes") -> str:
+    """The kernel's arguments: ours for init, then the image's and the node's.
+
+    `node_files` is where init fetches the node's own files, or `yes` if they are a ramdisk.
+    """
+    ours = [
         f"bootnode.server={plan.site.url}",
         f"bootnode.node={plan.node}",
         f"bootnode.image={plan.image.name}/{plan.image.version}",
         f"BOOTIF={BOOTIF_ETHERNET}-{plan.mac.hyphenated}",
         *_root_arguments(plan),
-        *(["bootnode.node_files=yes"] if plan.image.has_node_files else []),
+        *([f"bootnode.node_files={node_files}"] if plan.image.has_node_files else []),
     ]
     return " ".join([*ours, *plan.image.kernel_args, *plan.kernel_args])
 
@@ -78,7 +79,9 @@ def _base(plan: ImageBoot) -> str:
 def _image(plan: ImageBoot) -> list[str]:
     image = plan.image
     base = _base(plan)
-    arguments = kernel_command_line(plan)
+    # UEFI kernels before 5.7 find the ramdisk only by name; naming it harms nobody else.
+    names = [f"initrd={name}" for name, _ in _ramdisks(plan)]
+    arguments = " ".join([*names, kernel_command_line(plan)])
     lines = [
         f"echo bootnode: {plan.node} boots {image.name} {image.version}",
         "set tries:int32 0",

@@ -197,15 +197,19 @@ class Journal:
         if record is not None and record.boot is not None:
             record.boot.image = image
 
-    def fetch(self, mac: MacAddress, image: str, *, now: float) -> None:
+    def fetch(
+        self, mac: MacAddress, image: str, *, now: float, first: Stage = Stage.SCRIPT
+    ) -> None:
         """The node asks for a file of this image, as `name/version`.
 
-        So the image of a boot that was under way when this server was started gets known.
+        So the image of a boot that was under way when this server was started gets known. `first`
+        is the stage that such a boot must have reached.
         """
-        boot = self._touch(mac, now).boot
-        if boot is None or ORDER[boot.stage] < ORDER[Stage.SCRIPT]:
-            self.reach(mac, Stage.SCRIPT, now=now, detail=image)
-            self.use_image(mac, image)
+        record = self._touch(mac, now)
+        boot = record.boot
+        if boot is None or ORDER[boot.stage] < ORDER[first]:
+            self.reach(mac, first, now=now, detail=image)
+            record.boots[-1].image, record.boots[-1].fetched = image, now
         elif boot.image == image or (not boot.image and boot.stage in FETCHING_STAGES):
             boot.image, boot.fetched = image, now
 
@@ -224,6 +228,19 @@ class Journal:
             del self._by_address[record.address]
         record.address = address
         self._by_address[address] = mac
+
+    def is_from(self, mac: MacAddress, address: IPv4Address | None, *, now: float) -> bool:
+        """Whether a client is this node, as far as its address can tell.
+
+        A node that we never saw an address of, as behind a relay in proxy mode, is believed.
+        """
+        if address is None or address.is_loopback:
+            return False
+        record = self.get(mac)
+        if (record is None or record.address is None) and self.at(address) is None:
+            self.locate(mac, address, now=now)
+            return True
+        return record is not None and record.address == address
 
     def at(self, address: IPv4Address) -> MacAddress | None:
         """Whose address this is, as last seen."""

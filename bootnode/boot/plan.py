@@ -10,7 +10,7 @@ Sources: protocol notes of RFC 4578, the UEFI specification 2.10 section 24 (HTT
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from types import MappingProxyType
 from bootnode.addresses import MacAddress
 from bootnode.boot.client import Client, Speaker
 from bootnode.dhcp.pxe import Architecture
-from bootnode.nodes import Boot, Node, NodeTable
+from bootnode.nodes import Boot, Loader, Node, NodeTable
 
 LOADERS: Mapping[Architecture, tuple[str, ...]] = MappingProxyType(
     {
@@ -31,6 +31,14 @@ LOADERS: Mapping[Architecture, tuple[str, ...]] = MappingProxyType(
     }
 )
 """The boot loaders for each architecture by file name, the better one first."""
+
+STUBS: Mapping[Architecture, str] = MappingProxyType(
+    {
+        Architecture.X64_UEFI: "linuxx64.efi.stub",
+        Architecture.ARM64_UEFI: "linuxaa64.efi.stub",
+    }
+)
+"""systemd's UEFI stub for each architecture that can boot a unified kernel image."""
 
 LOADER_NAMES = frozenset(name for names in LOADERS.values() for name in names)
 NODE_FILES = "node.cpio"
@@ -63,6 +71,30 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnifiedPath:
+    """Where the unified kernel image of one node is, by TFTP and behind the URL of its `Site`.
+
+    The version stands in it: firmware asks for the size before it asks for the file, and both
+    have to be of the same image though another was published in between.
+    """
+
+    mac: MacAddress
+    version: str
+
+    def __str__(self) -> str:
+        return f"boot/{self.mac.hyphenated}/{self.version}.efi"
+
+    @classmethod
+    def parse(cls, name: str) -> UnifiedPath | None:
+        """Read what a client asks for; None if it is something else."""
+        match = _UNIFIED_PATH.fullmatch(name.replace("\\", "/").lstrip("/").lower())
+        return cls(mac=MacAddress.parse(match[1]), version=match[2]) if match else None
+
+
+_UNIFIED_PATH = re.compile(r"boot/((?:[0-9a-f]{2}-){5}[0-9a-f]{2})/([0-9a-f]+)\.efi")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BootFile:
     """What DHCP tells a client to boot."""
 
@@ -78,12 +110,18 @@ class NoBoot:
 
 
 def decide_boot(
-    client: Client, node: Node | None, site: Site, *, loaders: Collection[str], is_spent: bool
+    client: Client,
+    node: Node | None,
+    site: Site,
+    *,
+    loaders: Collection[str],
+    images: ImageFinder,
+    is_spent: bool,
 ) -> BootFile | NoBoot:
     """The boot file for this voice of this machine.
 
-    `loaders` are the names in LOADERS that can be served; `is_spent` says that the node's
-    `boot: once` was used up.
+    `loaders` are the names in LOADERS that can be served; `images` finds images, and is asked for
+    UEFI firmware only; `is_spent` says that the node's `boot: once` was used up.
     """
     if node is None:
         return NoBoot(reason="it is not in the node table")
@@ -101,7 +139,33 @@ def decide_boot(
         return NoBoot(reason="it boots from its local disk")
     if node.boot_file is not None:
         return BootFile(name=_as_client_reads(node.boot_file, client, site))
-    return _loader(client, site, loaders)
+    unified = _unified(client, node, site, images)
+    if isinstance(unified, BootFile):
+        return unified
+    # iPXE can start what is no unified kernel image, or wait for one with the reason on its screen.
+    loader = _loader(client, site, loaders)
+    if isinstance(loader, NoBoot) and unified is not None:
+        return NoBoot(reason=f"{unified.reason}; {loader.reason}")
+    return loader
+
+
+def _unified(
+    client: Client, node: Node, site: Site, images: ImageFinder
+) -> BootFile | NoBoot | None:
+    """The node's unified kernel image, or why it has none; None if it needs none."""
+    stub = STUBS.get(client.architecture.base) if client.architecture is not None else None
+    if stub is None or node.image is None or node.loader is Loader.IPXE:
+        return None
+    image = images(node.image)
+    if isinstance(image, str):
+        return NoBoot(reason=image) if node.loader is Loader.UKI else None
+    if (node.loader or image.loader) is not Loader.UKI:
+        return None
+    if image.stub != stub:
+        return NoBoot(reason=image.without_stub or f"its UEFI stub is {image.stub}, not {stub}")
+    path = str(UnifiedPath(mac=client.mac, version=image.version))
+    is_http = client.speaker is Speaker.HTTP_BOOT
+    return BootFile(name=f"{site.url}/{path}" if is_http else path)
 
 
 def boots_locally(node: Node, *, is_spent: bool) -> bool:
@@ -186,10 +250,35 @@ class ImageFiles:
     initrds: tuple[str, ...]
     """File names of the ramdisks, in the order they are unpacked."""
     kernel_args: tuple[str, ...]
+    kernel_release: str = ""
+    """What `uname -r` says on the node."""
     root: RootFile | None = None
     """None when the ramdisk is all there is."""
     has_node_files: bool = False
     """Whether a ramdisk with files of the node's own follows."""
+    loader: Loader | None = None
+    """How nodes that don't say otherwise get to the kernel."""
+    stub: str | None = None
+    """File name of the UEFI stub for unified kernel images."""
+
+    @property
+    def without_stub(self) -> str | None:
+        """A sentence that says so, and the remedy; None for an image that has its stub."""
+        if self.stub is not None:
+            return None
+        return (
+            f"image '{self.name}' has no UEFI stub for `loader: uki`, it is of an old build: "
+            f"run `bootnode image build {self.name}`"
+        )
+
+
+ImageFinder = Callable[[str], ImageFiles | str]
+"""The current version of an image, or a sentence that says why there is none."""
+
+
+def no_images(name: str) -> str:
+    """The finder where there is no store of images."""
+    return f"there is no image '{name}'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +342,7 @@ class Policy:
     """Replaced as a whole by a reload."""
     loaders: frozenset[str]
     """The names of LOADERS that can be served."""
+    images: ImageFinder = no_images
     spent: set[tuple[str, str]] = field(default_factory=set)
     """(node, image) of each `boot: once` that was used up."""
 
@@ -264,6 +354,7 @@ class Policy:
             node,
             site,
             loaders=self.loaders,
+            images=self.images,
             is_spent=node is not None and self.is_spent(node),
         )
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from bootnode.cli.common import Commands, add_command, print_json
 from bootnode.config import Config
-from bootnode.errors import ConfigError, ImageError, Problem
-from bootnode.nodes import NodeTable, load_site
+from bootnode.errors import ConfigError, Problem
+from bootnode.nodes import Loader, NodeTable, load_site
 
 
 def add_commands(commands: Commands) -> None:
@@ -58,14 +58,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _missing_images(config: Config, table: NodeTable) -> Iterator[Problem]:
+    from bootnode.image.served import current_files
     from bootnode.image.store import ImageStore
 
     store = ImageStore(config.images)
+    unified = {node.image for node in table if node.loader is Loader.UKI}
     for use in table.image_uses:
-        try:
-            store.current(use.image)
-        except ImageError as error:
-            yield replace(use.problem, message=str(error))
+        found = current_files(store, use.image)
+        if isinstance(found, str):
+            yield replace(use.problem, message=found)
+        elif use.image in unified and found.without_stub is not None:
+            yield replace(use.problem, message=found.without_stub)
 
 
 def _wrong_templates(config: Config, table: NodeTable) -> Iterator[Problem]:

@@ -22,6 +22,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO
 
+from bootnode.boot.plan import STUBS
+from bootnode.boot.uki import Stub
 from bootnode.errors import ImageError
 from bootnode.image import archive, nodefiles, rootfs
 from bootnode.image.changes import Change, Changes
@@ -62,8 +64,9 @@ UNPACKER = "usr/bin/zstd"
 UNPACKER_PACKAGE = "zstd"
 LDD_TIMEOUT_S = 60.0
 PUBLISH = "publish"
-RAMDISK_STEPS = ("packages", "kernel", "ramdisk", PUBLISH)
-SYSTEM_STEPS = ("rootfs", "customise", "archive", "kernel", "ramdisk", PUBLISH)
+STUB_PACKAGE = "systemd-boot-efi"
+RAMDISK_STEPS = ("packages", "kernel", "ramdisk", "stub", PUBLISH)
+SYSTEM_STEPS = ("rootfs", "customise", "archive", "kernel", "ramdisk", "stub", PUBLISH)
 BIGGEST_FOLDERS = 5
 """How many an error names when a tree is over its limit."""
 
@@ -497,6 +500,25 @@ class _Build:
         }
         return self.steps.make("ramdisk", INITRD_FILE, inputs, make)
 
+    @cached_property
+    def stub(self) -> Result:
+        """systemd's UEFI stub, by which nodes start a unified kernel image."""
+
+        def make(output: Path) -> Facts:
+            package = self.apt.fetch(STUB_PACKAGE)
+            folder = output / "unpacked"
+            self.apt.unpack(package, folder)
+            found = [file for file in folder.rglob("*.efi.stub") if file.name in STUBS.values()]
+            if len(found) != 1:
+                raise ImageError(f"the package {package.name} holds {len(found)} stubs, not one")
+            stub = output / found[0].name
+            shutil.copyfile(found[0], stub)
+            Stub.parse(stub.read_bytes())  # not first when a node asks for it
+            shutil.rmtree(folder)
+            return {"file": stub.name}
+
+        return self.steps.make("stub", STUB_PACKAGE, {"apt": self.apt.state()}, make)
+
     def _root(self) -> Result | None:
         return self.archive if self.recipe.system is not None else None
 
@@ -506,6 +528,7 @@ class _Build:
             yield from root.folder.iterdir()
         yield self.kernel.folder / KERNEL_FILE
         yield self.ramdisk.folder / INITRD_FILE
+        yield self.stub.folder / self.stub.facts["file"]
 
     def _installed(self) -> dict[str, str]:
         """The version of each package that the image is made of."""
@@ -524,6 +547,8 @@ class _Build:
             initrds=(INITRD_FILE, archive.RAMDISK_FILE) if in_ramdisk else (INITRD_FILE,),
             kernel_args=self.recipe.kernel_args,
             kernel_release=self.kernel.facts["release"],
+            loader=self.recipe.loader,
+            stub=self.stub.facts["file"],
             ram_bytes=self.ramdisk.facts["ram_bytes"] + (root.ram_bytes if root is not None else 0),
             root=root,
         )

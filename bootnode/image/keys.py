@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 from bootnode.config import ImageName, KernelArgs, Settings
+from bootnode.nodes import Loader
 
 RECIPE_FILE = "image.yaml"
 _PACKAGE_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]+")
@@ -165,6 +166,8 @@ class RecipeFile(Settings):
     kernel: KernelKeys = KernelKeys()
     kernel_args: KernelArgs = ()
     """For the kernel command line, before those of the node."""
+    loader: Loader | None = None
+    """How nodes that don't say otherwise get to the kernel: `ipxe` or `uki`."""
     node_files: PathBeside | None = None
     """A folder beside image.yaml with files and templates for each node."""
     limits: LimitKeys = LimitKeys()

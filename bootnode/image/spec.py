@@ -27,6 +27,7 @@ from bootnode.image.keys import (
     RootFormat,
     is_url,
 )
+from bootnode.nodes import Loader
 from bootnode.yamlmarks import Document, load_yaml, validate
 
 MAX_BASES = 8
@@ -113,6 +114,7 @@ class Recipe:
     description: str
     kernel: KernelSpec
     kernel_args: tuple[str, ...]
+    loader: Loader | None
     node_files: tuple[Path, ...]
     """Folders of files and templates for each node; what a later one has replaces an earlier's."""
     limits: Limits
@@ -159,6 +161,7 @@ def load_recipe(folder: Path) -> Recipe:
             load=_together(layers, "kernel", "load"),
         ),
         kernel_args=_together(layers, "kernel_args"),
+        loader=_value(layers, "loader"),
         node_files=_beside(layers, "node_files"),
         limits=Limits(**{name: _value(layers, "limits", name) for name in LimitKeys.model_fields}),
         system=_system(layers),

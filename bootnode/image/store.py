@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bootnode.config import check_image_name
 from bootnode.errors import ImageError
 from bootnode.image.retention import past, push
+from bootnode.nodes import Loader
 
 MANIFEST = "manifest.json"
 VERSION_LENGTH = 16
@@ -86,6 +87,10 @@ class Contents(BaseModel):
     kernel_args: tuple[str, ...] = ()
     kernel_release: str
     """What `uname -r` says on the node."""
+    loader: Loader | None = None
+    """How nodes that don't say otherwise get to the kernel."""
+    stub: str | None = None
+    """File name of the UEFI stub for unified kernel images; None in an image of an old build."""
     ram_bytes: int
     """Memory that the unpacked ramdisks and the root file system take."""
     root: RootFile | None = None

@@ -144,13 +144,14 @@ class TftpServer:
     def __init__(
         self,
         sockets: Sequence[socket.socket],
-        open_file: Callable[[ReadRequest, Endpoint], FileSource],
+        open_file: Callable[[ReadRequest, Endpoint, IPv4Address], FileSource],
         on_event: Callable[[TransferEvent], None],
     ) -> None:
         """Take over `sockets`: IPv4 UDP, each bound to one address of this server.
 
-        `open_file` gives the content or raises FileNotFoundError, PermissionError or another
-        OSError. It runs in the event loop, and so does `on_event`: neither may wait.
+        `open_file` is told which address of ours was asked, and gives the content or raises
+        FileNotFoundError, PermissionError or another OSError. It runs in the event loop, and so
+        does `on_event`: neither may wait.
         """
         self._sockets = tuple(sockets)
         self._open_file = open_file
@@ -224,7 +225,7 @@ class TftpServer:
         if old is None and (limit := self._reached_limit(arrival.client)):
             return Refused(code=None, reason=limit)
         try:
-            source = self._open_file(request, arrival.client)
+            source = self._open_file(request, arrival.client, arrival.server)
         except FileNotFoundError as error:
             return Refused(code=ErrorCode.NOT_FOUND, reason=str(error))
         except PermissionError as error:

@@ -33,17 +33,18 @@ from bootnode.boot.plan import (
     ImageBoot,
     ImageFiles,
     Policy,
-    RootFile,
     Site,
+    UnifiedPath,
     decide_script,
 )
 from bootnode.errors import ImageError, NodeFilesError
 from bootnode.files import FileRoots
+from bootnode.image.served import UnifiedImages, image_files
 from bootnode.image.store import ImageStore, ImageVersion
 from bootnode.nodes import Node
 from bootnode.web import status
 from bootnode.web.nodefiles import NodeFiles
-from bootnode.web.sendfile import SteppedFileResponse
+from bootnode.web.sendfile import JoinedResponse, SteppedFileResponse
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class WebApp:
         policy: Policy,
         journal: Journal,
         images: ImageStore,
+        unified: UnifiedImages,
         roots: FileRoots,
         files: Path | None,
         clock: Callable[[], float],
@@ -79,6 +81,7 @@ class WebApp:
         self._policy = policy
         self._journal = journal
         self._images = images
+        self._unified = unified
         self._roots = roots
         self._files = FileRoots([files]) if files is not None else None
         self._clock = clock
@@ -97,6 +100,7 @@ class WebApp:
                 web.get("/api/status", self._status_json),
                 web.get("/boot/{mac}.ipxe", self._script),
                 web.get(f"/boot/{{mac}}/{{name}}/{{version}}/{NODE_FILES}", self._files_of_node),
+                web.get("/boot/{mac}/{version}.efi", self._unified_image),
                 web.get("/images/{name}/{version}/{file}", self._image_file),
                 web.get("/loaders/{name}", self._loader),
                 web.get("/files/{path:.+}", self._user_file),
@@ -184,9 +188,28 @@ class WebApp:
                 problem = await self._node_files.problem(version, node, site.address)
                 # One that was replaced meanwhile may be deleted: nobody knew of this node.
                 if self._images.current(node.image).version == version.version:
-                    return problem or _image_files(version)
+                    return problem or image_files(version)
         except ImageError as error:
             return str(error)
+
+    # Unified kernel images
+
+    async def _unified_image(self, request: web.Request) -> web.StreamResponse:
+        path = UnifiedPath.parse(request.path)
+        if path is None:
+            raise web.HTTPNotFound
+        try:
+            content = self._unified.open(path, _peer(request), _site(request))
+        except FileNotFoundError as error:
+            log.warning("client=%s %s: %s", request.remote, path, error)
+            raise web.HTTPNotFound from None
+        except PermissionError:
+            self._refuse(request, path.mac, "unified", "its image")
+        response = JoinedResponse(content, content_type="application/efi")
+        await response.send(request)
+        if _is_delivered(request, response):
+            self._unified.deliver(path)
+        return response
 
     # Files
 
@@ -310,40 +333,8 @@ class WebApp:
         return record.address if record is not None else None
 
     def _is_from(self, request: web.Request, mac: MacAddress) -> bool:
-        """Whether the client is this node, as far as its address can tell.
-
-        A node that we never saw an address of, as behind a relay in proxy mode, is believed.
-        """
-        address = _peer(request)
-        if address is None or address.is_loopback:
-            return False
-        record = self._journal.get(mac)
-        if (record is None or record.address is None) and self._journal.at(address) is None:
-            self._journal.locate(mac, address, now=self._clock())
-            return True
-        return record is not None and record.address == address
-
-
-def _image_files(version: ImageVersion) -> ImageFiles:
-    root = version.manifest.root
-    return ImageFiles(
-        name=version.name,
-        version=version.version,
-        kernel=version.kernel,
-        initrds=version.initrds,
-        kernel_args=version.kernel_args,
-        has_node_files=version.manifest.node_files is not None,
-        root=None
-        if root is None
-        else RootFile(
-            format=root.format,
-            file=root.file,
-            is_fetched=root.fetch == "init",
-            size_bytes=root.size_bytes,
-            sha256=root.sha256,
-            ram_bytes=root.ram_bytes,
-        ),
-    )
+        """Whether the client is this node, as far as its address can tell."""
+        return self._journal.is_from(mac, _peer(request), now=self._clock())
 
 
 class ProtocolLog(logging.LoggerAdapter[logging.Logger]):

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from aiohttp import web
+from aiohttp import ETag, web
 from aiohttp.abc import AbstractStreamWriter
+
+from bootnode.files import BytesSource, JoinedFiles, OpenFile, Span
 
 STEP_BYTES = 1 << 20
 """One sendfile call: 1 to 4 ms at memory speed."""
@@ -64,20 +67,105 @@ class SteppedFileResponse(web.FileResponse):
     ) -> AbstractStreamWriter:
         """Overrides aiohttp's one call for the whole file; kept honest by a test."""
         writer = await web.StreamResponse.prepare(self, request)
-        transport = request.transport
-        if writer is None or transport is None:
+        if writer is None:
             raise ConnectionResetError("the client has gone")
-        loop = asyncio.get_running_loop()
-        end = offset + count
-        while offset < end:
-            step = min(STEP_BYTES, end - offset)
-            sent = await loop.sendfile(transport, fobj, offset, step)
-            if sent != step:
-                # Shorter than the Content-Length that was promised: the connection must break,
-                # or the client would take the next response for the rest of this one.
-                transport.abort()
-                raise ConnectionResetError(f"{self._path} shrank while it was sent")
-            offset += sent
+        async for sent in send_in_steps(request, fobj, offset, count):
             self.bytes_sent += sent
         await web.StreamResponse.write_eof(self)
         return writer
+
+
+class JoinedResponse(web.StreamResponse):
+    """Several files and bytes as one, with HEAD, Range and conditional requests."""
+
+    def __init__(self, content: JoinedFiles, *, content_type: str) -> None:
+        """`content` is closed when it was sent."""
+        super().__init__(headers={"Content-Type": content_type, "Accept-Ranges": "bytes"})
+        self._content = content
+        self.etag = content.tag
+        self.bytes_sent = 0
+        """Bytes of the body handed to the kernel so far."""
+
+    async def send(self, request: web.BaseRequest) -> None:
+        """Send it; has returned when the last byte was handed to the kernel."""
+        try:
+            offset, count = self._choose(request)
+            self.content_length = count
+            writer = await self.prepare(request)
+            if writer is None:
+                raise ConnectionResetError("the client has gone")
+            if request.method != "HEAD":
+                for span in self._content.spans(offset, count):
+                    await self._send_span(request, span)
+            await self.write_eof()
+        finally:
+            self._content.close()
+
+    def _choose(self, request: web.BaseRequest) -> tuple[int, int]:
+        """Set the status; return where the body begins and how long it is (RFC 9110)."""
+        size = self._content.size
+        if request.if_match is not None and not self._is_among(request.if_match):
+            self.set_status(412)
+            return 0, 0
+        if request.if_none_match is not None and self._is_among(request.if_none_match):
+            self.set_status(304)
+            return 0, 0
+        wanted = self._range(request)
+        if wanted is None:
+            return 0, size
+        first, last, _ = wanted.indices(size)
+        if first >= size or last <= first:
+            self.set_status(416)
+            self.headers["Content-Range"] = f"bytes */{size}"
+            return 0, 0
+        self.set_status(206)
+        self.headers["Content-Range"] = f"bytes {first}-{last - 1}/{size}"
+        return first, last - first
+
+    def _range(self, request: web.BaseRequest) -> slice | None:
+        """The one range that counts; several, and what is malformed, count as none."""
+        tag = f'"{self._content.tag}"'
+        # A condition on the range may be a date too, but we have none.
+        if request.method != "GET" or request.headers.get("If-Range", tag) != tag:
+            return None
+        try:
+            wanted = request.http_range
+        except ValueError:
+            return None
+        return wanted if wanted.start is not None else None
+
+    def _is_among(self, tags: Iterable[ETag]) -> bool:
+        return any(tag.value in ("*", self._content.tag) for tag in tags)
+
+    async def _send_span(self, request: web.BaseRequest, span: Span) -> None:
+        if isinstance(span.source, BytesSource):
+            await self.write(span.source.read(span.offset, span.length))
+            self.bytes_sent += span.length
+            return
+        async for sent in send_in_steps(request, span.source, span.offset, span.length):
+            self.bytes_sent += sent
+
+
+async def send_in_steps(
+    request: web.BaseRequest, file: IO[Any] | OpenFile, offset: int, count: int
+) -> AsyncIterator[int]:
+    """Send a part of a file as the body or within it, and yield the bytes of each step.
+
+    Raises:
+        ConnectionResetError: the client has gone, or the file ends before the part does.
+    """
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client has gone")
+    loop = asyncio.get_running_loop()
+    end = offset + count
+    while offset < end:
+        step = min(STEP_BYTES, end - offset)
+        sent = await loop.sendfile(transport, file, offset, step)  # type: ignore[arg-type]
+        if sent != step:
+            # Shorter than the Content-Length that was promised: the connection must break,
+            # or the client would take the next response for the rest of this one.
+            transport.abort()
+            raise ConnectionResetError(f"{file.name} shrank while it was sent")
+        offset += sent
+        yield sent

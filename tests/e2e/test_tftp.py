@@ -7,6 +7,7 @@ import random
 import shutil
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ class Site:
         self.port: int = self.sock.getsockname()[1]
         self.server = TftpServer([self.sock], self.open_file, self.events.append)
 
-    def open_file(self, request: ReadRequest, client: Endpoint) -> FileSource:
+    def open_file(self, request: ReadRequest, client: Endpoint, _server: IPv4Address) -> FileSource:
         return OpenFile(FileRoots([self.folder]).resolve(request.filename))
 
     def add(self, name: str, size: int) -> bytes:

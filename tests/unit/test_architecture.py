@@ -17,7 +17,7 @@ LEVELS = {
     1: """
         config nodes
         boot/client boot/plan boot/ipxe boot/journal boot/nodefiles
-        boot/templates boot/usage
+        boot/templates boot/uki boot/usage
         dhcp/pool dhcp/leases dhcp/subnet dhcp/throttle dhcp/responder tftp/transfer
         image/keys image/retention image/spec lab/config
     """,
@@ -27,7 +27,7 @@ LEVELS = {
         web/app web/nodefiles web/sendfile web/status
         image/archive image/build image/changes image/debian image/difference image/distributions
         image/kernel image/modules image/nodefiles image/packages image/ramdisk image/rocky
-        image/rootfs image/run image/shell image/steps
+        image/rootfs image/run image/served image/shell image/steps
         image/store
         lab/acceleration lab/console lab/control lab/host lab/process lab/qemu
         lab/requirements lab/vm
@@ -45,7 +45,7 @@ IMPURE = frozenset({"asyncio", "socket", "time", "random", "subprocess", "aiohtt
 """What no module of level 0 or 1 may import."""
 FILE_READERS = frozenset({"config", "nodes", "yamlmarks", "image/spec", "image/cpio", "lab/config"})
 """The pure modules that may read the files that they are given."""
-FOREIGN = frozenset({"scapy", "tftpy"})
+FOREIGN = frozenset({"pefile", "scapy", "tftpy"})
 """Other people's implementations, which only tests and `rehearse` use."""
 
 ROOT = Path(__file__).parents[2]

@@ -17,15 +17,15 @@ import pytest
 from bootnode import daemon as module
 from bootnode.addresses import Interface, MacAddress
 from bootnode.boot.journal import Stage
-from bootnode.boot.plan import LOADER_NAMES
+from bootnode.boot.plan import LOADER_NAMES, UnifiedPath
 from bootnode.daemon import Daemon, available_loaders, file_roots, main
 from bootnode.dhcp.leases import Lease, LeaseState
 from bootnode.errors import ConfigError, StartError
 from bootnode.files import FileRoots
 from bootnode.state import LeaseStore
-from bootnode.tftp.packet import ErrorCode
+from bootnode.tftp.packet import ErrorCode, ReadRequest
 from bootnode.tftp.server import Endpoint, Refused, TransferEvent
-from bootnode.tftp.transfer import Completed, Failed, Outcome
+from bootnode.tftp.transfer import Aborted, Completed, Failed, Outcome
 
 MAC = MacAddress.parse("fc:ab:14:e8:66:01")
 OTHER = MacAddress.parse("fc:ab:14:e8:66:02")
@@ -354,11 +354,13 @@ async def test_a_mark_that_cannot_be_stored_counts_and_is_said(
 COMPLETED = Completed(bytes_sent=9, blocks=1, retransmits=0, acknowledged=True)
 
 
-def event(outcome: Refused | Outcome, host: IPv4Address = ADDRESS) -> TransferEvent:
+def event(
+    outcome: Refused | Outcome, host: IPv4Address = ADDRESS, filename: str = "snponly.efi"
+) -> TransferEvent:
     return TransferEvent(
         client=Endpoint(host, 2070),
         server=IPv4Address("10.77.0.1"),
-        filename="snponly.efi",
+        filename=filename,
         outcome=outcome,
         seconds=0.1,
     )
@@ -376,6 +378,31 @@ async def test_what_a_node_does_by_tftp_is_in_its_journal(daemon: Daemon) -> Non
     ]
     daemon._on_transfer(event(COMPLETED))
     assert [(boot.stage, boot.detail) for boot in record.boots] == [(Stage.LOADER, "snponly.efi")]
+
+
+async def test_a_unified_kernel_image_by_tftp_is_a_whole_delivery(daemon: Daemon) -> None:
+    daemon.journal.locate(MAC, ADDRESS, now=1.0)
+    path = UnifiedPath(mac=MAC, version="0123456789abcdef")
+    aborted = Aborted(bytes_sent=0, blocks=0, retransmits=0, reason="size probe", size_probe=True)
+    daemon._on_transfer(event(aborted, filename=str(path)))
+    assert daemon.policy.spent == set()
+    daemon._on_transfer(event(COMPLETED, filename=f"/{path}"))
+    assert daemon.policy.spent == {("node-000", "failsafe")}
+    record = daemon.journal.get(MAC)
+    assert record is not None
+    assert [[*boot.stages] for boot in record.boots] == [[Stage.LOADER, Stage.KERNEL, Stage.INITRD]]
+    settle(daemon)
+
+
+async def test_a_unified_kernel_image_by_tftp_is_the_nodes_own(daemon: Daemon) -> None:
+    daemon.journal.locate(MAC, ADDRESS, now=1.0)
+    path = UnifiedPath(mac=MAC, version="0123456789abcdef")
+    request = ReadRequest(filename=str(path), mode="octet")
+    server = IPv4Address("10.77.0.1")
+    with pytest.raises(PermissionError, match="is not its address"):
+        daemon._open_file(request, Endpoint(IPv4Address("10.77.0.99"), 1), server)
+    with pytest.raises(FileNotFoundError, match="image 'failsafe' has no version"):
+        daemon._open_file(request, Endpoint(ADDRESS, 1), server)
 
 
 async def test_a_stranger_by_tftp_is_nobodys_business(daemon: Daemon) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootnode import files
-from bootnode.files import BytesSource, FileRoots, OpenFile
+from bootnode.files import BytesSource, FileRoots, JoinedFiles, OpenFile
 
 
 @pytest.fixture
@@ -277,3 +277,37 @@ def test_generated_content_reads_like_a_file() -> None:
     assert source.read(2, 3) == b"ipx"
     assert source.read(7, 3) == b""
     source.close()
+
+
+def joined(folder: Path) -> JoinedFiles:
+    (folder / "file").write_bytes(b"0123456789")
+    sources: list[OpenFile | BytesSource]
+    sources = [BytesSource(b"head"), OpenFile(folder / "file"), BytesSource(b""), BytesSource(b"x")]
+    return JoinedFiles(sources, tag="t")
+
+
+JOINED = b"head0123456789x"
+
+
+@given(st.integers(0, len(JOINED) + 2), st.integers(0, len(JOINED) + 2))
+def test_joined_files_read_like_one(shared_folder: Path, offset: int, length: int) -> None:
+    source = joined(shared_folder)
+    assert source.size == len(JOINED)
+    assert source.read(offset, length) == JOINED[offset : offset + length]
+    spans = list(source.spans(offset, length))
+    assert sum(span.length for span in spans) == len(source.read(offset, length))
+    assert all(span.length > 0 for span in spans)
+    source.close()
+
+
+def test_joined_files_are_all_closed(folder: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    source = joined(folder)
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    source.close()
+    source.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_nothing_joined_is_empty() -> None:
+    assert JoinedFiles([], tag="").read(0, 10) == b""

@@ -13,6 +13,7 @@ from bootnode.errors import ConfigError
 from bootnode.nodes import (
     RANGE_MAX,
     Boot,
+    Loader,
     Node,
     NodeTable,
     expand_name,
@@ -284,7 +285,7 @@ BAD = {
     "loader and boot": (
         "defaults: {image: i, loader: grub2, boot: never}\n",
         [
-            "1:30: defaults.loader: 'grub2' is not known (want 'ipxe')",
+            "1:30: defaults.loader: 'grub2' is not known (want 'ipxe' or 'uki')",
             "1:43: defaults.boot: 'never' is not known (want 'network', 'local' or 'once')",
         ],
     ),
@@ -523,3 +524,21 @@ def test_no_range_is_longer_than_one_may_be() -> None:
     names = [f"n{number}" for number in range(RANGE_MAX + 1)]
     patterns = fold_names(names)
     assert patterns == [f"n[0-{RANGE_MAX - 1}]", f"n{RANGE_MAX}"]
+
+
+def test_the_loader_is_merged_like_every_scalar(file: Path) -> None:
+    table = load(
+        file,
+        "defaults: {image: x, loader: uki}\n"
+        "profiles: {old: {loader: ipxe}}\n"
+        "nodes:\n"
+        "  a: {mac: 02:00:00:00:00:01}\n"
+        "  b: {mac: 02:00:00:00:00:02, profile: old}\n"
+        "  c: {mac: 02:00:00:00:00:03, profile: old, loader: uki}\n"
+        "unknown: {loader: ipxe}\n",
+    )
+    loaders = [node.loader for node in table]
+    assert loaders == [Loader.UKI, Loader.IPXE, Loader.UKI]
+    stranger = table.to_boot(STRANGER)
+    assert stranger is not None
+    assert stranger.loader is Loader.IPXE

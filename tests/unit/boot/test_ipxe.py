@@ -91,16 +91,17 @@ def test_whole_script(plan: ImageBoot | Hold | LocalBoot, script: str) -> None:
 def test_several_ramdisks_are_named_and_fetched_in_order() -> None:
     image = replace(PLAN.image, initrds=("a.img", "b.img"))
     plan = replace(PLAN, image=image)
-    assert kernel_command_line(plan).startswith("initrd=a.img initrd=b.img bootnode.server=")
+    assert " initrd=a.img initrd=b.img bootnode.server=" in render(plan)
+    assert kernel_command_line(plan).startswith("bootnode.server=")
     fetches = [line.split()[2] for line in render(plan).splitlines() if line.startswith("initrd")]
     assert fetches == ["a.img", "b.img"]
 
 
 def test_files_of_the_node_come_last() -> None:
     plan = replace(PLAN, image=replace(PLAN.image, has_node_files=True))
-    line = kernel_command_line(plan)
-    assert line.startswith("initrd=initrd.img initrd=node.cpio bootnode.server=")
-    assert " bootnode.node_files=yes console=ttyS0 " in line
+    assert " initrd=initrd.img initrd=node.cpio bootnode.server=" in render(plan)
+    assert " bootnode.node_files=yes console=ttyS0 " in kernel_command_line(plan)
+    assert " bootnode.node_files=http://x " in kernel_command_line(plan, node_files="http://x")
     assert "node_files" not in kernel_command_line(PLAN)
     fetches = [line for line in render(plan).splitlines() if line.startswith("initrd")]
     url = "http://10.77.0.1:8080/boot/52-54-00-12-34-56/failsafe/0123456789abcdef/node.cpio"

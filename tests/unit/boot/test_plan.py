@@ -21,12 +21,14 @@ from bootnode.boot.plan import (
     NoBoot,
     Policy,
     Site,
+    UnifiedPath,
     decide_boot,
     decide_script,
+    no_images,
 )
 from bootnode.dhcp.packet import Packet
 from bootnode.dhcp.pxe import Architecture
-from bootnode.nodes import Boot, Node, NodeTable
+from bootnode.nodes import Boot, Loader, Node, NodeTable
 
 Capture = Callable[[str], Packet]
 
@@ -67,7 +69,8 @@ def client_of(packet: Packet) -> Client:
 
 def decided(client: Client, node: Node | None, **changes: Any) -> str:
     """The boot file, or the reason why there is none in brackets."""
-    arguments: dict[str, Any] = {"loaders": LOADER_NAMES, "is_spent": False, **changes}
+    arguments: dict[str, Any] = {"loaders": LOADER_NAMES, "images": no_images, "is_spent": False}
+    arguments |= changes
     boot = decide_boot(client, node, SITE, **arguments)
     return boot.name if isinstance(boot, BootFile) else f"({boot.reason})"
 
@@ -265,3 +268,112 @@ def test_policy_asks_the_table_as_it_is_now(capture: Capture) -> None:
 def test_boot_once_is_spent_for_one_image(changes: dict[str, Any], is_spent: bool) -> None:
     policy = Policy(table=NodeTable(), loaders=LOADER_NAMES, spent={("n1", "failsafe")})
     assert policy.is_spent(replace(NODE, **changes)) is is_spent
+
+
+# Unified kernel images
+
+UNIFIED = "boot/52-54-00-12-34-56/0123456789abcdef.efi"
+X64_IMAGE = replace(IMAGE, stub="linuxx64.efi.stub")
+ARM64_IMAGE = replace(IMAGE, stub="linuxaa64.efi.stub")
+ARM64_HTTP = firmware(Architecture.ARM64_UEFI_HTTP, Speaker.HTTP_BOOT)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "image", "is_unified"),
+    [
+        (Loader.UKI, X64_IMAGE, True),
+        (None, replace(X64_IMAGE, loader=Loader.UKI), True),
+        (Loader.UKI, replace(X64_IMAGE, loader=Loader.IPXE), True),
+        (Loader.IPXE, replace(X64_IMAGE, loader=Loader.UKI), False),
+        (None, replace(X64_IMAGE, loader=Loader.IPXE), False),
+        (None, X64_IMAGE, False),
+        # iPXE starts these all the same, or says on the screen what they wait for.
+        (Loader.UKI, IMAGE, False),
+        (Loader.UKI, ARM64_IMAGE, False),
+        (Loader.UKI, "image 'failsafe' is not built", False),
+        (None, "image 'failsafe' is not built", False),
+    ],
+)
+def test_who_boots_a_unified_kernel_image(
+    capture: Capture, wanted: Loader | None, image: ImageFiles | str, is_unified: bool
+) -> None:
+    names = (UEFI, HTTP, BIOS, IPXE_UEFI, IPXE_BIOS, WINDOWS)
+    node = replace(NODE, loader=wanted)
+    got = [decided(client_of(capture(name)), node, images=lambda _: image) for name in names]
+    own = [decided(client_of(capture(name)), NODE) for name in names]
+    if is_unified:
+        own[:2] = [UNIFIED, f"http://10.77.0.1:8080/{UNIFIED}"]
+    assert got == own
+
+
+@pytest.mark.parametrize(
+    ("client", "image", "expected"),
+    [
+        (firmware(Architecture.EBC), X64_IMAGE, UNIFIED),
+        (firmware(Architecture.ARM64_UEFI), ARM64_IMAGE, UNIFIED),
+        (ARM64_HTTP, ARM64_IMAGE, f"http://10.77.0.1:8080/{UNIFIED}"),
+        (firmware(Architecture.X86_UEFI), X64_IMAGE, "snponly-ia32.efi"),
+    ],
+)
+def test_unified_kernel_images_by_architecture(
+    client: Client, image: ImageFiles, expected: str
+) -> None:
+    node = replace(NODE, loader=Loader.UKI)
+    assert decided(client, node, images=lambda _: image) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"boot": Boot.LOCAL}, LOCAL),
+        ({"boot_file": "grubx64.efi"}, "grubx64.efi"),
+        ({"image": None}, "snponly.efi"),
+    ],
+)
+def test_what_goes_before_a_unified_kernel_image(changes: dict[str, Any], expected: str) -> None:
+    node = replace(NODE, loader=Loader.UKI, **changes)
+    assert decided(firmware(Architecture.X64_UEFI), node, images=lambda _: X64_IMAGE) == expected
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (
+            IMAGE,
+            (
+                "image 'failsafe' has no UEFI stub for `loader: uki`, it is of an old build: run "
+                "`bootnode image build failsafe`"
+            ),
+        ),
+        (X64_IMAGE, "its UEFI stub is linuxx64.efi.stub, not linuxaa64.efi.stub"),
+        ("image 'failsafe' is not built", "image 'failsafe' is not built"),
+    ],
+)
+def test_with_neither_image_nor_ipxe_both_reasons_are_given(
+    image: ImageFiles | str, reason: str
+) -> None:
+    node = replace(NODE, loader=Loader.UKI)
+    got = decided(ARM64_HTTP, node, images=lambda _: image, loaders=())
+    assert got.startswith(f"({reason}; {NO_LOADER} ARM64_UEFI_HTTP: put ")
+
+
+PATH = UnifiedPath(mac=MAC, version="0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        (UNIFIED, PATH),
+        (f"/{UNIFIED}", PATH),
+        (f"//{UNIFIED}", PATH),
+        (UNIFIED.replace("/", "\\").upper(), PATH),
+        (f"x/{UNIFIED}", None),
+        (f"{UNIFIED}.sig", None),
+        (UNIFIED.replace("-", ":"), None),
+        ("boot/52-54-00-12-34-56/current.efi", None),
+        ("boot/52-54-00-12-34-56/../x.efi", None),
+        ("", None),
+    ],
+)
+def test_names_of_unified_kernel_images(name: str, path: UnifiedPath | None) -> None:
+    assert UnifiedPath.parse(name) == path

@@ -110,3 +110,18 @@ def test_templates_that_cannot_be_read(run: Run, publish: Publish, folder: Path)
     outcome = run("check")
     assert outcome.status == 1
     assert outcome.err.startswith(f"failsafe/{version}: {file} cannot be read: build the image")
+
+
+def test_a_unified_kernel_image_needs_a_stub(run: Run, publish: Publish, folder: Path) -> None:
+    publish("failsafe", b"1")
+    publish("compute", b"2")
+    nodes = (folder / "nodes.yaml").read_text()
+    (folder / "nodes.yaml").write_text(nodes.replace("defaults: {", "defaults: {loader: ipxe, "))
+    assert run("check").status == 0
+    (folder / "nodes.yaml").write_text(nodes.replace("boot: once", "loader: uki"))
+    outcome = run("check")
+    assert outcome.status == 1
+    assert outcome.err == (
+        f"{folder}/nodes.yaml:4:79: nodes.node-001.image: image 'compute' has no UEFI stub for "
+        "`loader: uki`, it is of an old build: run `bootnode image build compute`\n"
+    )

@@ -14,7 +14,7 @@ def test_a_step_that_is_none(run: Run) -> None:
     assert outcome.status == 1
     assert outcome.err == (
         "bootnode: 'failsafe' has no step 'rootfs' "
-        "(want one of packages, kernel, ramdisk, publish)\n"
+        "(want one of packages, kernel, ramdisk, stub, publish)\n"
     )
     assert run("image", "build", "failsafe", "--only", "nothing").err.startswith(
         "bootnode: 'failsafe' has no step 'nothing'"

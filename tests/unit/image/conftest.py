@@ -7,7 +7,7 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 
 TOOLS = ("apt-get", "apt-cache", "dpkg-deb", "depmod")
 RELEASE = "6.1.0-1-test"
+STUB = "linuxx64.efi.stub"
 APT_CONF = """\
 Dir "{top}/apt";
 Dir::State "{top}/apt/state";
@@ -78,8 +79,8 @@ def empty_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
 
 
 @pytest.fixture
-def archive(empty_archive: Archive) -> Archive:
-    """An archive with a kernel, the package that follows it, and busybox."""
+def archive(empty_archive: Archive, stub: Callable[..., bytes]) -> Archive:
+    """An archive with a kernel, the package that follows it, busybox and a UEFI stub."""
     modules = f"lib/modules/{RELEASE}"
     drivers = {
         "drivers/net/virtio_net.ko": module("alias=virtio:d00000001v*"),
@@ -97,6 +98,7 @@ def archive(empty_archive: Archive) -> Archive:
     empty_archive.add(f"linux-image-{RELEASE}", kernel, depends="kmod, linux-base (>= 4.3)")
     empty_archive.add("linux-image-test", {}, depends=f"linux-image-{RELEASE} (= 1.0)")
     empty_archive.add("busybox-static", {"bin/busybox": b"the busybox"})
+    empty_archive.add("systemd-boot-efi", {f"usr/lib/systemd/boot/efi/{STUB}": stub()})
     empty_archive.update()
     return empty_archive
 

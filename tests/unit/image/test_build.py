@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,9 @@ from bootnode.image.build import build_image, source_date_epoch
 from bootnode.image.spec import Recipe, load_recipe
 from bootnode.image.steps import Progress
 from bootnode.image.store import ImageStore, ImageVersion
+from bootnode.nodes import Loader
 
+STUB = "linuxx64.efi.stub"
 RECIPE = """\
 description: a test
 kernel:
@@ -69,12 +72,15 @@ def test_a_build_publishes_kernel_ramdisk_and_manifest(
     assert store.current("tiny") == image
     assert sorted(path.name for path in image.folder.iterdir()) == [
         "initrd.img",
+        STUB,
         "manifest.json",
         "vmlinuz",
     ]
     assert (image.folder / "vmlinuz").read_bytes() == b"the kernel"
     manifest = image.manifest
     assert manifest.kernel_args == ("quiet",)
+    assert (manifest.stub, manifest.loader) == (STUB, None)
+    assert (image.folder / STUB).read_bytes().startswith(b"MZ")
     assert manifest.kernel_release == "6.1.0-1-test"
     assert manifest.packages == {"linux-image-6.1.0-1-test": "1.0", "busybox-static": "1.0"}
     assert manifest.ram_bytes % 4096 == 0
@@ -156,7 +162,7 @@ def test_each_step_is_reported_and_logged(
     steps: list[Progress] = []
     build(store, recipe_in(tmp_path / "tiny"), steps)
     names = [step.step for step in steps if step.seconds is not None]
-    assert names == ["packages", "kernel", "ramdisk", "publish"]
+    assert names == ["packages", "kernel", "ramdisk", "stub", "publish"]
     assert [step.step for step in steps if step.seconds is None] == names
     log = (store.folder.parent / "cache/tiny.log").read_text()
     assert "== kernel: linux-image-6.1.0-1-test 1.0" in log
@@ -297,3 +303,26 @@ def test_the_manifest_names_the_time_of_the_build(
     image = build(store, recipe_in(tmp_path / "tiny"))
     manifest = json.loads((image.folder / "manifest.json").read_text())
     assert before <= manifest["built_at"] <= time.time()
+
+
+def test_an_image_can_say_how_its_nodes_boot(
+    archive: Archive, store: ImageStore, tmp_path: Path
+) -> None:
+    recipe = replace(recipe_in(tmp_path / "tiny"), loader=Loader.UKI)
+    assert build(store, recipe).manifest.loader is Loader.UKI
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"usr/lib/linuxia32.efi.stub": b"MZ"}, "systemd-boot-efi holds 0 stubs, not one"),
+        ({f"usr/lib/{STUB}": b"MZ"}, "not a UEFI stub: it is cut short"),
+    ],
+)
+def test_a_package_without_a_stub_of_use(
+    archive: Archive, store: ImageStore, tmp_path: Path, files: dict[str, bytes], reason: str
+) -> None:
+    archive.add("systemd-boot-efi", files)
+    archive.update()
+    with pytest.raises(ImageError, match=reason):
+        build(store, recipe_in(tmp_path / "tiny"))

@@ -411,3 +411,11 @@ def test_a_long_chain_of_recipes_has_an_end(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "r1").kernel.package == "linux-image-amd64"
     with pytest.raises(ConfigError, match="more than 8 recipes are based on one another"):
         load_recipe(tmp_path / "r0")
+
+
+def test_the_loader_of_a_base_is_kept_or_replaced(tmp_path: Path) -> None:
+    recipe_in(tmp_path / "one", MINIMAL + "loader: uki\n")
+    two = load_recipe(recipe_in(tmp_path / "two", "description: y\nbase: one\n"))
+    three = load_recipe(recipe_in(tmp_path / "three", "description: y\nbase: one\nloader: ipxe\n"))
+    assert [recipe.loader for recipe in (two, three)] == ["uki", "ipxe"]
+    assert load_recipe(recipe_in(tmp_path / "four", MINIMAL)).loader is None

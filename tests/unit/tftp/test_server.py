@@ -57,7 +57,7 @@ class Bench:
         self.server = TftpServer([listening], self.open_file, self.on_event)
         self.clients: list[socket.socket] = []
 
-    def open_file(self, request: ReadRequest, client: Endpoint) -> FileSource:
+    def open_file(self, request: ReadRequest, client: Endpoint, server: IPv4Address) -> FileSource:
         source = self.content()
         self.sources.append(source)
         return source

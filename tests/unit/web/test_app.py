@@ -25,6 +25,7 @@ from bootnode.boot.usage import image_usage
 from bootnode.config import NetworkSettings
 from bootnode.files import FileRoots
 from bootnode.image import cpio, nodefiles
+from bootnode.image.served import UnifiedImages
 from bootnode.image.store import Contents, ImageStore, Provenance, RootFile
 from bootnode.nodekeys import StandInKeys
 from bootnode.nodes import Boot, Node, NodeTable
@@ -90,6 +91,7 @@ class Site:
     client: Client
     http: WebApp
     node_files: NodeFiles
+    unified: UnifiedImages
     policy: Policy
     journal: Journal
     store: ImageStore
@@ -149,6 +151,7 @@ def publish(
     initrd: bytes = INITRD,
     root: RootFile | None = None,
     node_files: Mapping[str, str] | None = None,
+    stub: bytes | None = None,
 ) -> None:
     with store.staging("failsafe") as folder:
         staged = folder / "files"
@@ -159,6 +162,8 @@ def publish(
         if node_files is not None:
             entries = [cpio.file(path, text.encode()) for path, text in node_files.items()]
             nodefiles.write(entries, staged / nodefiles.FILE)
+        if stub is not None:
+            (staged / "linuxx64.efi.stub").write_bytes(stub)
         store.publish(
             "failsafe",
             staged,
@@ -170,6 +175,7 @@ def publish(
                 ram_bytes=1,
                 root=root,
                 node_files=nodefiles.FILE if node_files is not None else None,
+                stub="linuxx64.efi.stub" if stub is not None else None,
             ),
             Provenance(recipe_sha256="", packages={}),
         )
@@ -207,10 +213,18 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     policy, journal = Policy(table=table, loaders=LOADER_NAMES), Journal()
     delivered: list[MacAddress] = []
     node_files = files_of_nodes(policy)
+    unified = UnifiedImages(
+        policy=policy,
+        journal=journal,
+        images=store,
+        clock=lambda: NOW,
+        on_delivered=delivered.append,
+    )
     http = WebApp(
         policy=policy,
         journal=journal,
         images=store,
+        unified=unified,
         roots=FileRoots([tmp_path / "loaders"]),
         files=tmp_path / "own",
         clock=lambda: NOW,
@@ -225,6 +239,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
             client=client,
             http=http,
             node_files=node_files,
+            unified=unified,
             policy=policy,
             journal=journal,
             store=store,
@@ -638,6 +653,7 @@ async def test_no_folder_of_own_files(site: Site) -> None:
         policy=site.policy,
         journal=site.journal,
         images=site.store,
+        unified=site.unified,
         roots=FileRoots([]),
         files=None,
         clock=lambda: NOW,
@@ -925,3 +941,122 @@ async def test_on_the_unix_socket_nobody_is_a_node(site: Site, tmp_path: Path) -
         async with session.get(url) as response:
             assert await response.read() == INITRD
     assert (site.stages(), site.delivered) == ([], [])
+
+
+# Unified kernel images
+
+
+@pytest.fixture
+def unified_url(site: Site, stub: Callable[..., bytes]) -> str:
+    """Where the unified kernel image of n1 is; it has an address."""
+    publish(site.store, stub=stub())
+    site.journal.locate(MAC, ADDRESS, now=NOW)
+    return f"/boot/{MAC.hyphenated}/{site.store.current('failsafe').version}.efi"
+
+
+async def test_a_unified_kernel_image_is_all_that_a_node_needs(
+    site: Site, unified_url: str
+) -> None:
+    async with site.client.head(unified_url, headers=at(ADDRESS)) as response:
+        head = response
+    assert site.stages() == ["loader", site.image]
+    async with site.client.get(unified_url, headers=at(ADDRESS)) as response:
+        body = await response.read()
+    await site.watch.wait_idle()
+    assert (head.status, response.status) == (200, 200)
+    for name in ("Content-Length", "Content-Type", "ETag", "Accept-Ranges"):
+        assert head.headers[name] == response.headers[name]
+    assert head.headers["Content-Type"] == "application/efi"
+    assert int(head.headers["Content-Length"]) == len(body)
+    assert body[:2] == b"MZ"
+    assert f"bootnode.server={site.url} bootnode.node=n1 ".encode() in body
+    assert site.stages() == ["loader", "kernel", "initrd", site.image]
+    assert site.delivered == [MAC]
+
+
+@pytest.mark.parametrize(
+    ("range_", "first", "last"),
+    [("bytes=0-99", 0, 99), ("bytes=1000-", 1000, None), ("bytes=-7", -7, None)],
+)
+async def test_a_part_of_a_unified_kernel_image(
+    site: Site, unified_url: str, range_: str, first: int, last: int | None
+) -> None:
+    _, whole = await site.read(unified_url, at(ADDRESS))
+    site.delivered.clear()
+    headers = {**at(ADDRESS), "Range": range_}
+    async with site.client.get(unified_url, headers=headers) as response:
+        body = await response.read()
+    await site.watch.wait_idle()
+    begin = first % len(whole)
+    assert body == whole[begin : len(whole) if last is None else last + 1]
+    assert response.status == 206
+    span = f"bytes {begin}-{begin + len(body) - 1}/{len(whole)}"
+    assert response.headers["Content-Range"] == span
+    # What was resumed and came to its end is delivered.
+    assert site.delivered == ([MAC] if last is None else [])
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Range": "bytes=99999999-"}, 416),
+        ({"Range": "bytes=5-2"}, 200),
+        ({"Range": "bytes=0-1,4-5"}, 200),
+        ({"If-Match": '"other"'}, 412),
+        ({"If-Match": "*"}, 200),
+        ({"If-None-Match": "*"}, 304),
+        ({"If-None-Match": '"other"'}, 200),
+        ({"Range": "bytes=0-1", "If-Range": '"other"'}, 200),
+        ({"If-Match": "{tag}", "Range": "bytes=0-1", "If-Range": "{tag}"}, 206),
+        ({"If-None-Match": "{tag}"}, 304),
+    ],
+)
+async def test_conditions_on_a_unified_kernel_image(
+    site: Site, unified_url: str, headers: dict[str, str], status: int
+) -> None:
+    async with site.client.head(unified_url, headers=at(ADDRESS)) as response:
+        tag = response.headers["ETag"]
+    said = {name: value.replace("{tag}", tag) for name, value in headers.items()}
+    for _ in range(2):  # the connection stays usable
+        async with site.client.get(unified_url, headers={**at(ADDRESS), **said}) as response:
+            body = await response.read()
+        assert response.status == status
+        if status in (304, 412, 416):
+            assert body == b""
+    await site.watch.wait_idle()
+    assert site.delivered == ([MAC] * 2 if status == 200 else [])
+
+
+@pytest.mark.parametrize(
+    ("path", "peer", "status"),
+    [
+        ("/boot/52-54-00-12-34-56/{version}.efi", "10.77.0.66", 403),
+        ("/boot/52-54-00-12-34-56/{version}.efi", "127.0.0.1", 403),
+        ("/boot/52-54-00-12-34-56/0000000000000000.efi", str(ADDRESS), 404),
+        ("/boot/52-54-00-12-34-56/x.efi", str(ADDRESS), 404),
+        ("/boot/52-54-00/{version}.efi", str(ADDRESS), 404),
+    ],
+)
+async def test_who_gets_no_unified_kernel_image(
+    site: Site, unified_url: str, path: str, peer: str, status: int
+) -> None:
+    version = unified_url.rpartition("/")[2].removesuffix(".efi")
+    got, body = await site.read(path.format(version=version), at(peer))
+    assert got == status
+    assert b"MZ" not in body
+    assert site.delivered == []
+
+
+async def test_a_unified_kernel_image_that_breaks_off(
+    site: Site, stub: Callable[..., bytes]
+) -> None:
+    publish(site.store, initrd=bytes(64 << 20), stub=stub())
+    site.journal.locate(MAC, ADDRESS, now=NOW)
+    version = site.store.current("failsafe").version
+    async with site.client.get(
+        f"/boot/{MAC.hyphenated}/{version}.efi", headers=at(ADDRESS)
+    ) as response:
+        assert response.status == 200
+        response.close()
+    await site.watch.wait_idle()
+    assert site.delivered == []

@@ -25,8 +25,10 @@ say ""
 stage init "linux $(uname -r)"
 load_listed_modules
 load_network_modules
-[ -n "$ROOT_FORMAT" ] || put_node_files /
+# What is here may be about the network, what is not needs it.
+[ -n "$ROOT_FORMAT" ] || node_files_are_far || put_node_files /
 start_network
+[ -n "$ROOT_FORMAT" ] || ! node_files_are_far || put_node_files /
 if [ -n "$ROOT_FORMAT" ] && set_up_root && leave_ramdisk; then
     exit 100
 fi

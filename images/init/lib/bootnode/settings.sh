@@ -3,7 +3,7 @@
 #   bootnode.node=NAME          its name in the node table
 #   bootnode.server=URL         where it reports its stages
 #   bootnode.image=NAME/VERSION what it runs
-#   bootnode.node_files=yes     a ramdisk with files of its own follows the image's
+#   bootnode.node_files=yes     a ramdisk with files of its own follows the image's; or a URL of it
 #   BOOTIF=01-aa-bb-cc-dd-ee-ff the network card it was booted from
 #
 # and, when the image is more than this ramdisk, of its root file system:
