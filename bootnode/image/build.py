@@ -334,6 +334,7 @@ class _Build:
             "repositories": [_identity(repository) for repository in system.repositories],
             "packages": packages,
             "unpacker": system.format is RootFormat.TAR_ZST,
+            "time": rootfs.INSTALL_TIME,
         }
         detail = f"{system.distribution} {system.release}, {len(packages)} packages and their needs"
         return self.steps.make("rootfs", detail, inputs, make)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from bootnode.errors import ImageError
-from bootnode.image.rootfs import NAMESPACE, Installed, forget_machine
+from bootnode.image.rootfs import INSTALL_TIME, NAMESPACE, Installed, forget_machine
 from bootnode.image.run import run
 from bootnode.image.spec import System
 
@@ -37,6 +37,7 @@ def bootstrap(system: System, packages: tuple[str, ...], root: Path, *, log: IO[
         command.append(system.mirror)
     # Our own ramdisk is made in a later step; one of initramfs-tools would be thrown away.
     environment = {"INITRD": "No", "DEBIAN_FRONTEND": "noninteractive"}
+    environment["SOURCE_DATE_EPOCH"] = INSTALL_TIME
     try:
         run(command, log=log, timeout_s=BOOTSTRAP_TIMEOUT_S, env=environment, name="mmdebstrap")
     except ImageError as error:

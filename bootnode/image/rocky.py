@@ -20,7 +20,14 @@ from typing import IO
 
 from bootnode.errors import ImageError
 from bootnode.image.kernel import depmod
-from bootnode.image.rootfs import MOUNTS, NAMESPACE, Installed, forget_machine, inside
+from bootnode.image.rootfs import (
+    INSTALL_TIME,
+    MOUNTS,
+    NAMESPACE,
+    Installed,
+    forget_machine,
+    inside,
+)
 from bootnode.image.run import run
 from bootnode.image.spec import Repository, System
 
@@ -66,9 +73,9 @@ _UNWANTED_PLUGINS = ("50-dracut.install", "51-dracut-rescue.install")
 """What kernel-install would run; one that is a link to /dev/null is not."""
 _LEFTOVERS = (
     *("boot/loader", "var/cache/dnf", "var/lib/dnf/history.sqlite*"),
-    *("var/log/dnf*.log", "var/log/hawkey.log", f"{DATABASE}/__db.*"),
+    *("var/log/dnf*.log", "var/log/hawkey.log", f"{DATABASE}/__db.*", f"{DATABASE}/*-shm"),
 )
-"""Who built it where and when, in entries for boot loaders, logs, and dnf's own memory."""
+"""Who built it where and when: entries for boot loaders, logs, memory of dnf and databases."""
 _NOT_A_PACKAGE = "gpg-pubkey"
 """What rpm's database calls the keys of repositories, which it lists among the packages."""
 
@@ -145,7 +152,7 @@ def _install(
         *("--assumeyes", f"--config={scratch}/dnf.conf", f"--installroot={root.resolve()}"),
         *(f"--releasever={system.release}", "install", *packages),
     ]
-    environment = {"HOME": str(scratch)}
+    environment = {"HOME": str(scratch), "SOURCE_DATE_EPOCH": INSTALL_TIME}
     run(command, log=log, timeout_s=INSTALL_TIMEOUT_S, env=environment, name="dnf")
 
 

@@ -32,6 +32,10 @@ COPY_TIMEOUT_S = 600.0
 FOLDER_DEPTH = 3
 MAX_LINKS = 40
 """How many symbolic links a path may lead through, as in Linux."""
+INSTALL_TIME = "946684800"
+"""2000-01-01: what programs that ask for SOURCE_DATE_EPOCH take for now while a root file system is
+made. Packages bring their own times; this is what accounts and package databases say, so that the
+same packages give the same files whenever they are installed."""
 
 NAMESPACE = (
     *("unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc", "--"),
@@ -192,7 +196,8 @@ def customise(root: Path, script: Path, *, log: IO[bytes]) -> None:
     places = [root / name for name in PLACES if not os.path.lexists(root / name)]
     # Resolved, because the command goes to another folder.
     arguments = ("customise", str(root.resolve()), str(script.resolve()))
-    command = [*NAMESPACE, *ENVIRONMENT, "sh", "-c", _ENTER, *arguments]
+    now = f"SOURCE_DATE_EPOCH={os.environ.get('SOURCE_DATE_EPOCH', INSTALL_TIME)}"
+    command = [*NAMESPACE, *ENVIRONMENT, now, "sh", "-c", _ENTER, *arguments]
     run(command, log=log, timeout_s=CUSTOMISE_TIMEOUT_S, name=str(script))
     for place in places:
         place.unlink(missing_ok=True)

@@ -219,7 +219,7 @@ def mmdebstrap(
     # $target is what comes after the release; the last is the mirror if there is one.
     script.write_text(
         f"""#!/bin/sh
-echo "$@" >>{log}
+echo "SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH $@" >>{log}
 for word; do [ "$release" ] && target=$word && break; [ "$word" = bookworm ] && release=1; done
 cp -a {small_root} "$target"
 """

@@ -12,7 +12,7 @@ import pytest
 from bootnode.errors import ImageError
 from bootnode.image import debian
 from bootnode.image.keys import Fetch, RootFormat
-from bootnode.image.rootfs import Installed
+from bootnode.image.rootfs import INSTALL_TIME, Installed
 from bootnode.image.spec import System
 
 PACKAGE_TIME = 1_000_000_000
@@ -38,12 +38,19 @@ def log(tmp_path: Path) -> Iterator[IO[bytes]]:
 @pytest.mark.root
 @pytest.mark.parametrize("mirror", [None, "http://mirror.example/debian"])
 def test_the_packages_and_the_mirror_go_to_mmdebstrap(
-    mmdebstrap: Path, tmp_path: Path, log: IO[bytes], mirror: str | None
+    mmdebstrap: Path,
+    tmp_path: Path,
+    log: IO[bytes],
+    mirror: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
     root = tmp_path / "root"
     system = replace(SYSTEM, mirror=mirror)
     debian.bootstrap(system, ("linux-image-test", "systemd"), root, log=log)
     words = mmdebstrap.read_text().split()
+    # Whatever is asked for the image: what was installed does not depend on it.
+    assert words[0] == f"SOURCE_DATE_EPOCH={INSTALL_TIME}"
     assert "--include=linux-image-test,systemd" in words
     at = words.index("bookworm")
     assert words[at:] == ["bookworm", str(root), *([mirror] if mirror else [])]

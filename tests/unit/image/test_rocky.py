@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from bootnode.image import rocky
 from bootnode.image.keys import Fetch, RootFormat
 from bootnode.image.rootfs import Installed
 from bootnode.image.spec import Repository, System
+from bootnode.image.store import hash_tree
 
 pytestmark = [
     pytest.mark.root,
@@ -53,6 +55,7 @@ for name in bin boot etc lib lib64 root usr var; do cp -a {small_root}/$name .; 
 mkdir -p var/lib/rpm
 rm lib/modules/*/modules.dep
 mkdir -p boot/loader/entries var/cache/dnf/base var/log var/lib/dnf
+touch var/lib/rpm/rpmdb.sqlite-shm
 touch var/log/dnf.log var/log/hawkey.log var/lib/dnf/history.sqlite boot/loader/entries/x.conf
 echo 0123456789abcdef >etc/machine-id
 """
@@ -132,11 +135,51 @@ def test_nothing_says_where_it_was_built(told: Path, tmp_path: Path, log: IO[byt
     names = {str(path.relative_to(root)) for path in root.rglob("*")}
     assert not {"boot/loader", "var/log/dnf.log", "var/log/hawkey.log", "etc/hostname"} & names
     assert not {name for name in names if "cache/dnf" in name or name.endswith(".install")}
+    assert not list((root / "var/lib/rpm").iterdir())
     assert not list((root / "var/lib/dnf").iterdir())
     assert (root / "etc/machine-id").read_bytes() == b""
     for name in ("dev", "run", "tmp"):
         assert list((root / name).iterdir()) == []
     assert (root / "tmp").stat().st_mode & 0o7777 == 0o1777
+
+
+SPEC = """\
+Name: {name}
+Version: 1
+Release: 1
+Summary: for a test
+License: MIT
+BuildArch: noarch
+%description
+For a test.
+%install
+mkdir -p %{{buildroot}}/usr/share
+echo {name} >%{{buildroot}}/usr/share/{name}
+%files
+/usr/share/{name}
+"""
+
+
+def test_the_same_packages_give_the_same_files(tmp_path: Path, log: IO[bytes]) -> None:
+    """The real dnf, with packages of our own."""
+    for tool in ("dnf", "rpm", "rpmbuild", "createrepo_c"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    names = ("kernel-core", "systemd")
+    for name in names:
+        spec = tmp_path / f"{name}.spec"
+        spec.write_text(SPEC.format(name=name))
+        command = ["rpmbuild", "-bb", "--define", f"_topdir {tmp_path}/rpm", str(spec)]
+        subprocess.run(command, check=True, capture_output=True)
+    repository = tmp_path / "rpm/RPMS/noarch"
+    subprocess.run(["createrepo_c", str(repository)], check=True, capture_output=True)
+    own = Repository(name="own", url=repository.as_uri(), key=None)
+    roots = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        roots.append(bootstrap(tmp_path / folder, log, replace(SYSTEM, repositories=(own,))))
+    assert set(rocky.installed(roots[0], log).packages) == {*names}
+    assert hash_tree(roots[0]) == hash_tree(roots[1])
 
 
 def test_modules_are_indexed_whatever_the_package_did(

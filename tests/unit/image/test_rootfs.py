@@ -65,6 +65,23 @@ busybox hostname >/name
 
 
 @pytest.mark.root
+@pytest.mark.parametrize(("wanted", "told"), [(None, rootfs.INSTALL_TIME), ("5", "5")])
+def test_a_script_is_told_what_time_to_take_for_now(
+    small_root: Path,
+    tmp_path: Path,
+    log: IO[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str | None,
+    told: str,
+) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    if wanted is not None:
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", wanted)
+    rootfs.customise(small_root, script(tmp_path, "echo $SOURCE_DATE_EPOCH >/made\n"), log=log)
+    assert (small_root / "made").read_text() == f"{told}\n"
+
+
+@pytest.mark.root
 def test_a_script_may_be_named_from_here(
     small_root: Path, tmp_path: Path, log: IO[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

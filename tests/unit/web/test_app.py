@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import re
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -473,6 +474,19 @@ async def test_an_address_is_known_by_its_lease_after_a_restart(
     await site.read(f"/images/{site.image}/vmlinuz", at(ADDRESS))
     assert site.stages() == (["script", "kernel", site.image] if elsewhere is None else [])
     assert site.record().address == (elsewhere or ADDRESS)
+
+
+async def test_a_version_that_is_deleted_just_then_is_not_there(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at its manifest and the opening of its file."""
+    path = f"/images/{site.image}/initrd.img"
+    image = site.store.current("failsafe")
+    monkeypatch.setattr(site.store, "load", lambda _name, _version: image)
+    shutil.rmtree(image.folder)
+    async with site.client.get(path, headers=at(ADDRESS)) as response:
+        assert response.status == 404
+        assert response.headers["Content-Length"] == "0"
 
 
 async def test_the_local_disk_takes_no_image(site: Site) -> None:
