@@ -62,6 +62,9 @@ _CONVERT = (
     MOUNTS
     + """\
 chroot . rpm --rebuilddb >&2
+if [ -e var/lib/rpm/Packages ]; then
+    rm -f var/lib/rpm/rpmdb.sqlite*
+fi
 exec chroot . rpm --query --all --queryformat "$2"
 """
 )
@@ -85,7 +88,7 @@ _UNSIGNED = re.compile(r"Package (\S+)\.rpm is not signed")
 _WRONG_KEY = re.compile(r"Public key for (\S+)\.rpm is not installed")
 _BAD_REPOSITORY = re.compile(r"Failed to download metadata for repo '(\S+)'")
 _CURL = re.compile(r"Curl error \(\d+\): (?P<kind>.*?) for (?P<url>\S+)(?: \[(?P<detail>.*)\])?")
-_NO_SPACE = re.compile(r"No space left on device|more space needed on the")
+_NO_SPACE = re.compile(r"No space left on device|more space needed on|database or disk is full")
 
 
 def bootstrap(system: System, packages: tuple[str, ...], root: Path, *, log: IO[bytes]) -> None:

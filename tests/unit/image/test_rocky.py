@@ -225,6 +225,10 @@ def test_modules_are_indexed_whatever_the_package_did(
             "Error: Transaction test error:\n  At least 12MB more space needed on the / fi.",
             r"^no space left on device while installing Rocky 8\.10$",
         ),
+        (
+            "error: sqlite failure: PRAGMA wal_checkpoint = TRUNCATE: database or disk is full",
+            r"^no space left on device while installing Rocky 8\.10$",
+        ),
         ("Error: something else", r"^`dnf` failed with exit status 1:\n    Error: something else$"),
     ],
 )
@@ -244,6 +248,21 @@ def test_packages_that_the_image_does_not_know_of_are_found(
     rpm.chmod(0o755)
     with pytest.raises(ImageError, match="rpm does not know the packages that dnf installed"):
         bootstrap(tmp_path, log)
+
+
+def test_of_two_databases_the_own_one_stays(
+    told: Path, small_root: Path, tmp_path: Path, log: IO[bytes]
+) -> None:
+    rpm = small_root / "usr/bin/rpm"
+    rpm.write_text('#!/bin/sh\n[ "$1" != --rebuilddb ] || echo bdb >/var/lib/rpm/Packages\n')
+    rpm.chmod(0o755)
+    database = small_root / "var/lib/rpm"
+    database.mkdir()
+    subprocess.run(["rpm", "--dbpath", database, "--initdb"], check=True, env={"HOME": "/"})
+    assert (database / "rpmdb.sqlite").exists()
+    root = bootstrap(tmp_path, log)
+    left = {path.name for path in (root / "var/lib/rpm").iterdir()}
+    assert left - {".rpm.lock"} == {"Packages"}
 
 
 def test_a_root_without_packages(tmp_path: Path, log: IO[bytes]) -> None:
