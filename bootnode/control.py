@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,37 @@ def fetch_status(path: Path) -> dict[str, Any]:
         NoDaemonError: nobody listens on the socket.
         BootnodeError: who does gives no status, or not to us.
     """
+    return _expect(path, *_ask(path, "GET", "/api/status"), what="a status")
+
+
+def fetch_leases(path: Path) -> dict[str, Any]:
+    """`now` in Unix time and `leases`, as `bootnode.dhcp.book` makes them.
+
+    Raises:
+        BootnodeError: as for `fetch_status`.
+    """
+    return _expect(path, *_ask(path, "GET", "/api/leases"), what="its leases")
+
+
+def end_lease(path: Path, address: IPv4Address) -> bool:
+    """Have the daemon end a lease or quarantine; False if there is none.
+
+    Raises:
+        BootnodeError: as for `fetch_status`.
+    """
+    response, body = _ask(path, "POST", f"/api/leases/{address}/release")
+    if response.status == 404:
+        return False
+    _expect(path, response, body, what="that it has")
+    return True
+
+
+def _ask(path: Path, method: str, url: str) -> tuple[http.client.HTTPResponse, bytes]:
     connection = _UnixConnection(path)
     try:
-        connection.request("GET", "/api/status")
+        connection.request(method, url)
         response = connection.getresponse()
-        body = response.read()
+        return response, response.read()
     except PermissionError:
         raise BootnodeError(
             f"{path}: permission denied: run this as root or as the user bootnode"
@@ -54,12 +81,18 @@ def fetch_status(path: Path) -> dict[str, Any]:
         ) from None
     finally:
         connection.close()
+
+
+def _expect(
+    path: Path, response: http.client.HTTPResponse, body: bytes, *, what: str
+) -> dict[str, Any]:
+    """The JSON object that a response holds."""
     if response.status != 200:
         raise BootnodeError(f"{path}: bootnoded answered {response.status} {response.reason}")
     try:
-        status = json.loads(body)
+        told = json.loads(body)
     except ValueError:
-        status = None
-    if not isinstance(status, dict):
-        raise BootnodeError(f"{path}: bootnoded answered with something that is no status")
-    return status
+        told = None
+    if not isinstance(told, dict):
+        raise BootnodeError(f"{path}: bootnoded answered with something else than {what}")
+    return told

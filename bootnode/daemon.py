@@ -22,6 +22,7 @@ from ipaddress import IPv4Address, IPv4Network
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from aiohttp import web
 
@@ -33,6 +34,7 @@ from bootnode.boot.plan import LOADER_NAMES, LOADERS, Policy, Site, UnifiedPath
 from bootnode.cli.common import add_config_options
 from bootnode.clock import SteadyClock
 from bootnode.config import Config, NetworkSettings
+from bootnode.dhcp.book import LeaseBook
 from bootnode.dhcp.leases import Lease, LeaseTable
 from bootnode.dhcp.packet import PXE_PORT, SERVER_PORT
 from bootnode.dhcp.prober import Prober
@@ -53,6 +55,7 @@ from bootnode.tftp.packet import ReadRequest
 from bootnode.tftp.server import Endpoint, Refused, TftpServer, TransferEvent
 from bootnode.tftp.transfer import Completed, Failed, FileSource
 from bootnode.web.app import WebApp
+from bootnode.web.leases import lease_routes
 from bootnode.web.nodefiles import NodeFiles
 
 log = logging.getLogger(__name__)
@@ -121,6 +124,7 @@ class Daemon:
         self._sites: list[Site] = []
         self._subnets: list[Subnet] = []
         """Those with `dhcp: full`."""
+        self._book = LeaseBook(self._subnets, self.policy.name)
         self._stop = asyncio.Event()
         self._reload_lock = asyncio.Lock()
 
@@ -326,6 +330,7 @@ class Daemon:
             node_files=self._node_files(networks, stack),
             counters={"tftp": tftp.counters},
             leased_to=self._leased_to,
+            more_routes=lease_routes(self._lease_lines, self._end_lease),
         )
         addresses = {*(interface.address.ip for _, interface in networks), LOOPBACK}
         sockets = [
@@ -384,6 +389,22 @@ class Daemon:
         found = (subnet.leases.lookup_address(address) for subnet in self._subnets)
         active = (lease for lease in found if lease is not None and lease.is_active(self._clock()))
         return next((lease.mac for lease in active), None)
+
+    def _lease_lines(self) -> dict[str, Any]:
+        offset_s = self._clock.offset_s
+        lines = self._book.lines(now=self._clock(), clock_offset_s=offset_s)
+        return {"now": time.time(), "leases": lines}
+
+    async def _end_lease(self, address: IPv4Address) -> bool:
+        """End a lease by an administrator's word; returns when that is on disk."""
+        lease = self._book.release(address, now=self._clock())
+        if lease is None:
+            return False
+        log.info("address=%s mac=%s released by command", address, lease.mac)
+        stored = asyncio.get_running_loop().create_future()
+        self._writer.store(lease, stored.set_result)
+        await stored
+        return True
 
     def _on_delivered(self, mac: MacAddress) -> None:
         """A node has all of its image: its `boot: once` is used up."""

@@ -163,7 +163,7 @@ def _read_leases(connection: sqlite3.Connection) -> list[Lease]:
     return [
         Lease(
             address=IPv4Address(address),
-            mac=MacAddress.parse(mac),
+            mac=MacAddress(bytes.fromhex(mac.replace(":", ""))),
             state=LeaseState(state),
             expires_s=expires_s,
             client_id=client_id,

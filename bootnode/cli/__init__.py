@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from bootnode import __version__
-from bootnode.cli import check, image, lab, node, shell, status
+from bootnode.cli import check, image, lab, lease, node, shell, status
 from bootnode.errors import BootnodeError
 
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--version", action="version", version=f"bootnode {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (check, image, node, status, lab):
+    for module in (check, image, node, lease, status, lab):
         module.add_commands(commands)
     words, command = shell.split_command(sys.argv[1:] if argv is None else argv)
     arguments = parser.parse_args(words)

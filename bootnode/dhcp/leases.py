@@ -257,6 +257,15 @@ class LeaseTable:
         self._quarantine(declined)
         return declined
 
+    def end(self, address: IPv4Address, *, now: float) -> Lease | None:
+        """End a lease or a quarantine by an administrator's word; None if there is neither."""
+        declined = self._declined.get(address)
+        if declined is not None:
+            self._end_quarantine(address)
+            return replace(declined, expires_s=now)
+        lease = self._by_address.get(address)
+        return None if lease is None else self.release(lease.mac, address, now=now)
+
     def forget_offer(self, mac: MacAddress) -> None:
         """Stop holding what is on offer to a client, as when it chose another server."""
         offer = self._offers.pop(mac, None)

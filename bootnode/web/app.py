@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
@@ -72,11 +72,13 @@ class WebApp:
         node_files: NodeFiles,
         counters: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
         leased_to: Callable[[IPv4Address], MacAddress | None] = lambda _address: None,
+        more_routes: Iterable[web.RouteDef] = (),
     ) -> None:
         """`files` is the user's own folder; `on_delivered` is called when a node has its image.
 
         `leased_to` says who has an address that the journal knows nothing of since it was begun.
         `counters` are those of other servers, by the prefix under which the status shows them.
+        `more_routes` are those of other modules.
         """
         self._policy = policy
         self._journal = journal
@@ -105,6 +107,7 @@ class WebApp:
                 web.get("/loaders/{name}", self._loader),
                 web.get("/files/{path:.+}", self._user_file),
                 web.post("/report/{mac}", self._report),
+                *more_routes,
             ]
         )
 

@@ -18,13 +18,13 @@ LEVELS = {
         config nodes
         boot/client boot/plan boot/ipxe boot/journal boot/nodefiles
         boot/templates boot/uki boot/usage
-        dhcp/pool dhcp/leases dhcp/subnet dhcp/throttle dhcp/responder tftp/transfer
+        dhcp/book dhcp/pool dhcp/leases dhcp/subnet dhcp/throttle dhcp/responder tftp/transfer
         image/keys image/retention image/spec lab/config
     """,
     2: """
         clock control files net nodekeys notify state
         dhcp/prober dhcp/server tftp/server ndp/server
-        web/app web/nodefiles web/sendfile web/status
+        web/app web/leases web/nodefiles web/sendfile web/status
         image/archive image/build image/changes image/debian image/difference image/distributions
         image/kernel image/modules image/nodefiles image/packages image/ramdisk image/rocky
         image/rootfs image/run image/served image/shell image/steps
@@ -35,8 +35,8 @@ LEVELS = {
     3: """
         daemon
         lab/demo lab/lab lab/supervisor
-        cli/check cli/common cli/image cli/lab cli/node cli/nodefiles cli/progress cli/shell
-        cli/status cli/users cli/versions
+        cli/check cli/common cli/image cli/lab cli/lease cli/node cli/nodefiles cli/progress
+        cli/shell cli/status cli/users cli/versions
     """,
 }
 """Every module of the package and its level; the `__init__.py` of folders have none."""

@@ -51,9 +51,9 @@ def test_status(tmp_path: Path) -> None:
     ("answer", "message"),
     [
         (http(b"", "503 Service Unavailable"), "bootnoded answered 503 Service Unavailable"),
-        (http(b"<html>"), "bootnoded answered with something that is no status"),
-        (http(b"\xff"), "bootnoded answered with something that is no status"),
-        (http(b"[]"), "bootnoded answered with something that is no status"),
+        (http(b"<html>"), "bootnoded answered with something else than a status"),
+        (http(b"\xff"), "bootnoded answered with something else than a status"),
+        (http(b"[]"), "bootnoded answered with something else than a status"),
     ],
 )
 def test_no_status(tmp_path: Path, answer: bytes, message: str) -> None:

@@ -151,7 +151,7 @@ def test_each_command_shown_is_understood(line: str) -> None:
         if words[0] != "bootnode":
             continue
         # --help behind the words: argparse checks the verb, and runs nothing.
-        verbs = words[1:3] if words[1] in ("image", "node", "lab") else words[1:2]
+        verbs = words[1:3] if words[1] in ("image", "node", "lab", "lease") else words[1:2]
         done = subprocess.run(
             [sys.executable, "-c", "from bootnode.cli import main; main()", *verbs, "--help"],
             capture_output=True,
