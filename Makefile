@@ -11,8 +11,8 @@ BIN    := $(VENV)/bin
 # tests use.
 SERVER_PACKAGES := python3-venv ipxe kmod mmdebstrap dnf rpm squashfs-tools erofs-utils zstd xz-utils
 LAB_PACKAGES    := qemu-system-x86 vde2 ovmf iproute2 util-linux procps
-TEST_PACKAGES   := kea-admin isc-dhcp-client atftp curl tftp-hpa tshark dnsmasq-base ethtool \
-                   shellcheck busybox-static cpio createrepo-c gpg gpg-agent systemd-boot-efi
+TEST_PACKAGES   := kea-admin isc-dhcp-client dhcpcd-base atftp curl tftp-hpa tshark dnsmasq-base \
+                   ethtool shellcheck busybox-static cpio createrepo-c gpg gpg-agent systemd-boot-efi
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
