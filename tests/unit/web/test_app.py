@@ -10,7 +10,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +184,12 @@ def publish(
 
 def files_of_nodes(policy: Policy) -> NodeFiles:
     settings = NetworkSettings(interface="eth1", dhcp="full")
-    server = IPv4Interface("10.77.0.1/24")
-    network = NodeNetwork(server=server, http_port=8080, settings=settings)
+    network = NodeNetwork(
+        server=IPv4Address("10.77.0.1"),
+        subnet=IPv4Network("10.77.0.0/24"),
+        http_port=8080,
+        settings=settings,
+    )
     return NodeFiles(policy=policy, networks=[network], keys=StandInKeys())
 
 
