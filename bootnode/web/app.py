@@ -54,6 +54,8 @@ REPORT_MAX_BYTES = 2048
 REPORT_AGE_MAX_S = 600.0
 """Older reports count as made now: no clock of a node moves our history far."""
 REPORT_TIMEOUT_S = 10.0
+REASON_MAX = 200
+"""Characters of a reason in a status line."""
 
 
 class WebApp:
@@ -250,10 +252,12 @@ class WebApp:
         try:
             body = await self._node_files.archive(version, node, _asked(request), mtime=int(now))
         except (ImageError, NodeFilesError) as error:
-            # The table has changed since the script; the next script will say it on the screen.
+            # The table has changed since the script, and the next script will say why; or there
+            # was no script, and the status line is all that wget of busybox shows of an answer.
             self._journal.note(mac, f"files not made: {error}", now=now)
             log.error("mac=%s node=%s files not made: %s", mac, node.name, error)
-            raise web.HTTPConflict from None
+            reason = _printable(str(error)).encode("ascii", "replace").decode()
+            return web.Response(status=409, reason=reason[:REASON_MAX])
         response = web.Response(body=body)
         await response.prepare(request)
         await response.write_eof()

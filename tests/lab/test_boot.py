@@ -154,13 +154,27 @@ echo "NODE: {{ node.name }} in {{ vars.room }} asks {{ network.server }}"
 """
 
 
-@pytest.mark.parametrize(("name", "firmware"), [("alder", "bios"), ("birch", "uefi")])
-def test_a_node_gets_files_of_its_own(site: Site, name: str, firmware: Firmware) -> None:
+# One file holds all, and its last byte says that kernel and ramdisk are there.
+UNIFIED_STAGES = UEFI_STAGES.replace("script ", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "firmware", "loader", "stages"),
+    [
+        ("alder", "bios", "ipxe", BIOS_STAGES),
+        ("birch", "uefi", "ipxe", UEFI_STAGES),
+        # No ramdisk can be added for the node: init fetches its files.
+        ("alder", "uefi-http", "uki", UNIFIED_STAGES),
+    ],
+)
+def test_a_node_gets_files_of_its_own(
+    site: Site, name: str, firmware: Firmware, loader: str, stages: str
+) -> None:
     with_node_files(ImageStore(site.state / "images"), {"etc/profile.j2": PROFILE})
     network = "dhcp: full, pool: 172.31.5.90-172.31.5.95"
-    site.serve(network, extra=f"vars: {{room: the-{name}-room}}")
+    site.serve(network, extra=f"loader: {loader}, vars: {{room: the-{name}-room}}")
     machine = site.boot(name, firmware)
-    assert_is_up(site, machine, BIOS_STAGES if firmware == "bios" else UEFI_STAGES)
+    assert_is_up(site, machine, stages)
     machine.wait_console(f"NODE: {name} in the-{name}-room asks 172.31.5.1", BOOT_TIMEOUT_S)
 
 
@@ -174,15 +188,10 @@ def with_node_files(store: ImageStore, files: Mapping[str, str]) -> None:
         for entry in image.manifest.files:
             (staged / entry.name).hardlink_to(image.folder / entry.name)
         nodefiles.write(entries, staged / nodefiles.FILE)
-        contents = Contents(
-            kernel=image.kernel,
-            initrds=image.initrds,
-            kernel_args=image.kernel_args,
-            kernel_release=image.manifest.kernel_release,
-            ram_bytes=image.manifest.ram_bytes,
-            node_files=nodefiles.FILE,
-        )
-        store.publish("failsafe", staged, contents, Provenance(recipe_sha256="", packages={}))
+        contents = image.manifest.model_dump(include=set(Contents.model_fields))
+        contents["node_files"] = nodefiles.FILE
+        provenance = Provenance(recipe_sha256="", packages={})
+        store.publish("failsafe", staged, Contents(**contents), provenance)
 
 
 def test_boot_once_boots_once_and_then_from_the_disk(site: Site) -> None:

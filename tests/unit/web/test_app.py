@@ -593,7 +593,11 @@ async def test_a_template_that_fails_holds_that_node_and_no_other(site: Site) ->
     script = (await site.read("/boot/52-54-00-12-34-56.ipxe", at(ADDRESS)))[1].decode()
     assert f"\necho bootnode: n1 waits: {reason}\n" in script
     assert site.stages() == ["failed", reason]
-    assert (await site.read(files_path(site), at(ADDRESS)))[0] == 409
+    answer = await site.client.get(files_path(site), headers=at(ADDRESS))
+    assert (answer.status, answer.reason) == (
+        409,
+        "etc/rack.j2:1: there is no 'rack' (there is: room)",
+    )
     assert [note.text for note in site.record().notes] == [
         "files not made: etc/rack.j2:1: there is no 'rack' (there is: room)"
     ]
