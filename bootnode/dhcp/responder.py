@@ -15,10 +15,12 @@ section 24.7 (HTTP Boot). Rules:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import IPv4Address
 from math import inf
+from types import MappingProxyType
 from typing import Final
 
 from bootnode.addresses import MacAddress
@@ -45,6 +47,8 @@ from bootnode.dhcp.subnet import Subnet, with_default_route
 BROADCAST: Final = IPv4Address("255.255.255.255")
 RASPBERRY_PI_HOLD_S: Final = 600.0
 """The Pi 2 and 3 never ask for what they were offered, they use it."""
+TEMPLATES_MAX: Final = 256
+"""Prepared parts of replies that are kept; there is one for each kind of reply and lease time."""
 _BOOT_CODES: Final = frozenset({43, 60, 66, 67})
 """Options that tell firmware what to boot; what people set them to is for all other clients."""
 
@@ -328,9 +332,11 @@ class Responder:
         )
         # RFC 951 has 64 bytes for options, and nothing says that a client reads more.
         return replace(
-            self._send(request, client, packet, lease),
+            self._send(
+                *(request, client, packet, lease),
+                is_fixed=subnet.leases.is_reserved(client.mac, lease.address),
+            ),
             size_max=PACKET_SIZE_MIN,
-            is_fixed=subnet.leases.is_reserved(client.mac, lease.address),
         )
 
     def _lend(
@@ -343,33 +349,27 @@ class Responder:
         lease: Lease | None = None,
     ) -> Reply:
         """An OFFER or ACK of an address, with what to boot."""
-        lease_time_s = subnet.lease_time_s(request, client)
-        options = dict(
-            [
-                self._type(message_type),
-                self._server_id(request),
-                opt.LEASE_TIME.item(lease_time_s),
-                opt.RENEWAL_TIME.item(lease_time_s // 2),
-                opt.REBINDING_TIME.item(lease_time_s * 7 // 8),
-            ]
-        )
-        options |= self._own_options(client, subnet)
+        options = {
+            **_lease_options(
+                message_type, int(self._identity(request)), subnet.lease_time_s(request, client)
+            ),
+            **self._own_options(client, subnet),
+        }
         boot = self._policy.boot_file(client, self._site)
-        boots = isinstance(boot, BootFile)
+        siaddr, file = UNSPECIFIED, b""
         if isinstance(boot, BootFile):
             options.update(_boot_options(client, boot, self._address, request))
+            siaddr, file = self._address, _header_file(boot)
         packet = Packet.reply_to(
             request,
             ciaddr=_kept_address(message_type, request),
             yiaddr=address,
-            siaddr=self._address if boots else UNSPECIFIED,
-            file=_header_file(boot) if isinstance(boot, BootFile) else b"",
+            siaddr=siaddr,
+            file=file,
             options=options,
         )
-        reply = self._send(request, client, packet, lease)
-        if lease is not None and subnet.leases.is_reserved(client.mac, address):
-            return replace(reply, is_fixed=True)
-        return reply
+        is_fixed = lease is not None and subnet.leases.is_reserved(client.mac, address)
+        return self._send(request, client, packet, lease, is_fixed=is_fixed)
 
     def _own_options(self, client: Client, subnet: Subnet) -> dict[int, bytes]:
         """What the configuration says: the network's, then the node's."""
@@ -377,7 +377,7 @@ class Responder:
         node = table.to_boot(client.mac)
         if node is not None:
             options = {**options, **node.options}
-            if opt.CLASSLESS_ROUTES.code in options:
+            if opt.CLASSLESS_ROUTES.code in node.options:
                 options = with_default_route(options)
             if table.by_mac(client.mac) is not None:
                 options.setdefault(opt.HOST_NAME.code, node.name.encode())
@@ -477,7 +477,13 @@ class Responder:
         )
 
     def _send(
-        self, request: Packet, client: Client, packet: Packet, lease: Lease | None = None
+        self,
+        request: Packet,
+        client: Client,
+        packet: Packet,
+        lease: Lease | None = None,
+        *,
+        is_fixed: bool = False,
     ) -> Reply:
         """RFC 2131 section 4.1: the relay, the client's own address, everybody, or its MAC."""
         is_unconfigured = False
@@ -499,6 +505,7 @@ class Responder:
             client=client,
             is_unconfigured=is_unconfigured,
             lease=lease,
+            is_fixed=is_fixed,
         )
 
 
@@ -515,23 +522,53 @@ def _boot_options(
     client: Client, boot: BootFile, server: IPv4Address, request: Packet
 ) -> dict[int, bytes]:
     """The boot parameters as this kind of client reads them."""
-    options = dict([opt.BOOT_FILE.item(boot.name)])
-    match client.speaker:
+    options = {
+        opt.BOOT_FILE.code: opt.BOOT_FILE.serialize(boot.name),
+        **_speaker_options(client.speaker, str(server)),
+    }
+    uuid = request.options.get(opt.MACHINE_UUID.code)
+    is_firmware = client.speaker not in (Speaker.IPXE, Speaker.OS)
+    if is_firmware and uuid is not None and len(uuid) <= opt.VALUE_SIZE_MAX:
+        options[opt.MACHINE_UUID.code] = uuid
+    return options
+
+
+@lru_cache(maxsize=TEMPLATES_MAX)
+def _lease_options(
+    message_type: MessageType, server_id: int, lease_time_s: int
+) -> Mapping[int, bytes]:
+    """What every reply with an address begins with."""
+    return MappingProxyType(
+        dict(
+            [
+                opt.MESSAGE_TYPE.item(message_type),
+                opt.SERVER_ID.item(IPv4Address(server_id)),
+                opt.LEASE_TIME.item(lease_time_s),
+                opt.RENEWAL_TIME.item(lease_time_s // 2),
+                opt.REBINDING_TIME.item(lease_time_s * 7 // 8),
+            ]
+        )
+    )
+
+
+@lru_cache(maxsize=TEMPLATES_MAX)
+def _speaker_options(speaker: Speaker, server: str) -> Mapping[int, bytes]:
+    """What goes beside the boot file for this kind of client."""
+    options: dict[int, bytes] = {}
+    match speaker:
         case Speaker.IPXE:
             # No option 43 or 60: iPXE would look for a PXE boot menu. And without the word that
             # there is no ProxyDHCP, it waits seconds for one.
             options.update([opt.IPXE_ENCAPSULATED.item(pxe.IPXE_NO_PXEDHCP)])
-            return options
         case Speaker.OS:
-            options.update([opt.TFTP_SERVER.item(str(server))])
-            return options
+            options.update([opt.TFTP_SERVER.item(server)])
         case Speaker.HTTP_BOOT:
             # EDK2 takes an offer for HTTP Boot only if it says so itself.
             options.update([opt.VENDOR_CLASS.item(pxe.HTTP_CLIENT)])
         case _:
             options.update(
                 [
-                    opt.TFTP_SERVER.item(str(server)),
+                    opt.TFTP_SERVER.item(server),
                     # Exactly this text: EDK2 and ROMs compare nine bytes.
                     opt.VENDOR_CLASS.item(pxe.PXE_CLIENT),
                     # Skip the discovery of boot servers, boot this file. Without it EDK2 would
@@ -539,10 +576,7 @@ def _boot_options(
                     opt.VENDOR_ENCAPSULATED.item(pxe.BOOT_THIS_FILE),
                 ]
             )
-    uuid = request.options.get(opt.MACHINE_UUID.code)
-    if uuid is not None and len(uuid) <= opt.VALUE_SIZE_MAX:
-        options[opt.MACHINE_UUID.code] = uuid
-    return options
+    return MappingProxyType(options)
 
 
 def _header_file(boot: BootFile) -> bytes:

@@ -976,6 +976,16 @@ def test_one_client_has_a_lease_in_each_subnet() -> None:
     assert (str(near)[:6], str(far)[:6]) == ("10.77.", "10.78.")
 
 
+def test_proxydhcp_through_a_relay(capture: Capture) -> None:
+    """The relay sends its clients' requests to two servers: theirs, and this one."""
+    request = replace(capture("dell_uefi_x64_pxe_discover"), giaddr=FAR_RELAY)
+    far = NetworkSettings.model_validate({"subnet": "10.78.0.0/24", "dhcp": "proxy"})
+    served = responder(node(mac_of(request)), remote=[far])
+    offer = reply(served.handle(request, FROM_FAR, now=NOW))
+    assert (offer.destination, offer.port) == (FAR_RELAY, 67)
+    assert (offer.packet.yiaddr, offer.packet.file) == (UNSPECIFIED, b"snponly.efi")
+
+
 def test_dhcp_off_answers_nobody_but_relays() -> None:
     served = responder(node(MAC, ip=None), network=settings("off", pool=()), remote=[FAR])
     discover = message(MAC, kind(MessageType.DISCOVER))
