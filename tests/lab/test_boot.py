@@ -89,6 +89,7 @@ def site(tmp_path: Path, built: Path) -> Iterator[Site]:
 
 BIOS_STAGES = "discover offer request ack script kernel initrd init up"
 UEFI_STAGES = "discover offer request ack loader script kernel initrd init up"
+UNIFIED_STAGES = UEFI_STAGES.replace("script ", "")
 # The other server's ACK is its own; so is its offer, but ours is a ProxyDHCP one.
 BIOS_PROXY_STAGES = BIOS_STAGES.replace("ack ", "")
 UEFI_PROXY_STAGES = UEFI_STAGES.replace("ack ", "")
@@ -176,6 +177,41 @@ def test_a_node_gets_files_of_its_own(
     machine = site.boot(name, firmware)
     assert_is_up(site, machine, stages)
     machine.wait_console(f"NODE: {name} in the-{name}-room asks 172.31.5.1", BOOT_TIMEOUT_S)
+
+
+@pytest.mark.parametrize(
+    ("firmware", "stages"),
+    [
+        ("uefi", UNIFIED_STAGES),
+        ("uefi-http", UNIFIED_STAGES),
+        # A BIOS machine of the same table is helped by iPXE.
+        ("bios", BIOS_STAGES),
+    ],
+)
+def test_a_node_boots_without_a_boot_loader(site: Site, firmware: Firmware, stages: str) -> None:
+    daemon = site.serve("dhcp: full", extra="loader: uki, boot: once")
+    machine = site.boot("alder", firmware)
+    assert_is_up(site, machine, stages)
+    assert ("iPXE" in machine.console_text) == (firmware == "bios")
+    assert "node=alder has had its `boot: once`" in daemon.log_text
+
+
+def test_a_unified_kernel_image_brings_files_of_the_nodes_own(site: Site) -> None:
+    with_node_files(ImageStore(site.state / "images"), {"etc/profile.j2": PROFILE})
+    site.serve("dhcp: full", extra="loader: uki, vars: {room: attic}")
+    machine = site.boot("alder", "uefi-http")
+    assert_is_up(site, machine, UNIFIED_STAGES)
+    machine.wait_console("NODE: alder in attic asks 172.31.5.1", BOOT_TIMEOUT_S)
+
+
+def test_ipxe_holds_what_no_unified_kernel_image_can_boot_yet(site: Site) -> None:
+    hidden = site.state / "elsewhere"
+    (site.state / "images" / "failsafe").rename(hidden)
+    site.serve("dhcp: full", extra="loader: uki")
+    machine = site.boot("alder", "uefi")
+    machine.wait_console("alder waits: image 'failsafe' is not built", BOOT_TIMEOUT_S)
+    hidden.rename(site.state / "images" / "failsafe")
+    machine.wait_console("bootnode: init alder ", BOOT_TIMEOUT_S)
 
 
 def with_node_files(store: ImageStore, files: Mapping[str, str]) -> None:
