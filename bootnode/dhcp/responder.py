@@ -48,7 +48,7 @@ BROADCAST: Final = IPv4Address("255.255.255.255")
 RASPBERRY_PI_HOLD_S: Final = 600.0
 """The Pi 2 and 3 never ask for what they were offered, they use it."""
 TEMPLATES_MAX: Final = 256
-"""Prepared parts of replies that are kept; there is one for each kind of reply and lease time."""
+"""Prepared beginnings of replies; there is one for each kind of reply and lease time."""
 _BOOT_CODES: Final = frozenset({43, 60, 66, 67})
 """Options that tell firmware what to boot; what people set them to is for all other clients."""
 
@@ -122,6 +122,9 @@ class Responder:
         self._own_addresses = frozenset({site.address, *own_addresses})
         self._site = site
         self._policy = policy
+        self._speaker_options = {
+            speaker: _speaker_options(speaker, str(site.address)) for speaker in Speaker
+        }
 
     def handle(self, request: Packet, arrival: Arrival, *, now: float) -> Reply | Ignored:
         """Decide on one message; `now` is Unix time that is never set back."""
@@ -358,7 +361,7 @@ class Responder:
         boot = self._policy.boot_file(client, self._site)
         siaddr, file = UNSPECIFIED, b""
         if isinstance(boot, BootFile):
-            options.update(_boot_options(client, boot, self._address, request))
+            options.update(self._boot_options(client, boot, request))
             siaddr, file = self._address, _header_file(boot)
         packet = Packet.reply_to(
             request,
@@ -444,7 +447,7 @@ class Responder:
     ) -> Packet:
         """A reply that says what to boot and gives no address."""
         options = dict([self._type(message_type), self._server_id(request)])
-        options.update(_boot_options(client, boot, self._address, request))
+        options.update(self._boot_options(client, boot, request))
         if client.speaker is Speaker.IPXE:
             options.update(_IPXE_PROXY_OPTIONS)
         return Packet.reply_to(
@@ -456,6 +459,18 @@ class Responder:
         )
 
     # Both
+
+    def _boot_options(self, client: Client, boot: BootFile, request: Packet) -> dict[int, bytes]:
+        """The boot parameters as this kind of client reads them."""
+        options = {
+            opt.BOOT_FILE.code: opt.BOOT_FILE.serialize(boot.name),
+            **self._speaker_options[client.speaker],
+        }
+        uuid = request.options.get(opt.MACHINE_UUID.code)
+        is_firmware = client.speaker not in (Speaker.IPXE, Speaker.OS)
+        if is_firmware and uuid is not None and len(uuid) <= opt.VALUE_SIZE_MAX:
+            options[opt.MACHINE_UUID.code] = uuid
+        return options
 
     def _type(self, message_type: MessageType) -> tuple[int, bytes]:
         return opt.MESSAGE_TYPE.item(message_type)
@@ -518,21 +533,6 @@ def _kept_address(message_type: MessageType, request: Packet) -> IPv4Address:
     return request.ciaddr if is_kept else UNSPECIFIED
 
 
-def _boot_options(
-    client: Client, boot: BootFile, server: IPv4Address, request: Packet
-) -> dict[int, bytes]:
-    """The boot parameters as this kind of client reads them."""
-    options = {
-        opt.BOOT_FILE.code: opt.BOOT_FILE.serialize(boot.name),
-        **_speaker_options(client.speaker, str(server)),
-    }
-    uuid = request.options.get(opt.MACHINE_UUID.code)
-    is_firmware = client.speaker not in (Speaker.IPXE, Speaker.OS)
-    if is_firmware and uuid is not None and len(uuid) <= opt.VALUE_SIZE_MAX:
-        options[opt.MACHINE_UUID.code] = uuid
-    return options
-
-
 @lru_cache(maxsize=TEMPLATES_MAX)
 def _lease_options(
     message_type: MessageType, server_id: int, lease_time_s: int
@@ -551,8 +551,7 @@ def _lease_options(
     )
 
 
-@lru_cache(maxsize=TEMPLATES_MAX)
-def _speaker_options(speaker: Speaker, server: str) -> Mapping[int, bytes]:
+def _speaker_options(speaker: Speaker, server: str) -> dict[int, bytes]:
     """What goes beside the boot file for this kind of client."""
     options: dict[int, bytes] = {}
     match speaker:
@@ -576,7 +575,7 @@ def _speaker_options(speaker: Speaker, server: str) -> Mapping[int, bytes]:
                     opt.VENDOR_ENCAPSULATED.item(pxe.BOOT_THIS_FILE),
                 ]
             )
-    return MappingProxyType(options)
+    return options
 
 
 def _header_file(boot: BootFile) -> bytes:
