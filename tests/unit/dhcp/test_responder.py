@@ -17,7 +17,8 @@ from bootnode.dhcp import options as opt
 from bootnode.dhcp.leases import Lease, LeaseState, LeaseTable
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import BOOTREPLY, BOOTREQUEST, UNSPECIFIED, Packet
-from bootnode.dhcp.responder import BROADCAST, Arrival, Ignored, Reply, Responder
+from bootnode.dhcp.replies import BROADCAST, Arrival, Ignored, Reply
+from bootnode.dhcp.responder import Responder
 from bootnode.dhcp.subnet import Subnet
 from bootnode.dhcp.values import RelayAgentInfo, RelaySubOption
 from bootnode.nodes import Boot, Node, NodeTable
