@@ -336,7 +336,10 @@ class ImageStore:
                 yield
         except OSError as error:
             place = error.filename or self.folder
-            raise ImageError(f"images cannot be changed: {error.strerror} ({place})") from error
+            remedy = ": run this as root" if isinstance(error, PermissionError) else ""
+            raise ImageError(
+                f"images cannot be changed: {error.strerror} ({place}){remedy}"
+            ) from error
 
     def make_current(self, name: str, version: str) -> ImageVersion:
         """Let nodes get this version; inside `staging` or `changing` only.

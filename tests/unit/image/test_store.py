@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -417,6 +418,12 @@ def test_a_disk_that_refuses_is_named(store: ImageStore) -> None:
     store.folder.write_text("in the way")
     with pytest.raises(ImageError, match=r"images cannot be changed: .*images"), store.changing():
         pass
+
+
+def test_who_may_not_change_images_is_told_who_may(store: ImageStore) -> None:
+    wanted = r"Permission denied \(x\): run this as root$"
+    with pytest.raises(ImageError, match=wanted), store.changing():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "x")
 
 
 def test_a_tree_has_one_hash_for_one_content(tmp_path: Path) -> None:
