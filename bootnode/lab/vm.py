@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
 import socket
+import subprocess
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,7 @@ from bootnode.lab.process import LabProcess
 POWER_ON_TIMEOUT_S = 10.0
 POWER_OFF_TIMEOUT_S = 5.0
 _MONITOR_TIMEOUT_S = 5.0
+_CONSOLE_TIMEOUT_S = 5.0
 _POLL_S = 0.05
 
 
@@ -55,6 +58,34 @@ class RunningVm:
         return self.process.wait_text(
             pattern, lambda: self.console_text, what="console", timeout_s=timeout_s
         )
+
+    def run(self, command: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """Run a line of shell on the console, where a shell waits, and return what it wrote.
+
+        What other programs write to the console meanwhile is in between. Nobody else may be on the
+        console: qemu lets in one at a time.
+
+        Raises:
+            LabError: the node is off, or the command did not end in `timeout_s`.
+        """
+        # Marks with a %s in the middle, so that the echo of what is typed here is none.
+        line = f"printf '\\n=%s=\\n' begin; {command}; printf '\\n=%s= %s\\n' end $?\n"
+        try:
+            with open_unix(
+                self.process.config.console_socket(self.name), timeout_s=_CONSOLE_TIMEOUT_S
+            ) as console:
+                console.sendall(line.encode())
+                console.setblocking(False)
+                heard = bytearray()
+                match = self.process.wait_text(
+                    r"(?s)^=begin=\n(.*?)\n?^=end= (\d+)$",
+                    lambda: _hear(console, heard),
+                    what=f"console after `{command}`",
+                    timeout_s=timeout_s,
+                )
+        except OSError as error:
+            raise LabError(f"node '{self.name}': no console ({error}); is it on?") from error
+        return subprocess.CompletedProcess(command, int(match[2]), match[1], "")
 
     def wait_powered_on(self) -> None:
         """Wait until qemu answers on its monitor.
@@ -102,6 +133,14 @@ class RunningVm:
             raise LabError(
                 f"node '{self.name}' does not answer on its monitor ({error}); is it switched on?"
             ) from error
+
+
+def _hear(console: socket.socket, heard: bytearray) -> str:
+    """Add what is there to `heard`, and return all of it: unread, it would stop the node."""
+    with contextlib.suppress(BlockingIOError):
+        while data := console.recv(4096):
+            heard += data
+    return clean(bytes(heard))
 
 
 def _qmp(monitor: socket.socket, command: str) -> None:
