@@ -7,9 +7,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# What the server and its image builder need, then what the lab boots nodes with, then what only
-# tests use.
-SERVER_PACKAGES := python3-venv ipxe kmod mmdebstrap dnf rpm squashfs-tools erofs-utils zstd xz-utils
+# What the server needs (and so images/headnode), then its image builder, then what the lab boots
+# nodes with, then what only tests use.
+SERVER_PACKAGES := python3-venv ipxe
+BUILD_PACKAGES  := kmod mmdebstrap dnf rpm squashfs-tools erofs-utils zstd xz-utils
 LAB_PACKAGES    := qemu-system-x86 vde2 ovmf iproute2 util-linux procps
 TEST_PACKAGES   := kea-admin isc-dhcp-client dhcpcd-base atftp curl tftp-hpa tshark dnsmasq-base \
                    ethtool shellcheck busybox-static cpio createrepo-c gpg gpg-agent systemd-boot-efi
@@ -18,6 +19,11 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # The unit in systemd/ names this folder too.
 PREFIX  := /opt/bootnode
+# What is kept there, so that an installed bootnode can build images that have bootnode in them.
+SOURCES := CHANGELOG.md LICENSE Makefile README.md pyproject.toml bootnode config docs images systemd
+# `make install WHEELS=DIR` fetches nothing: bootnode and all it needs are wheels in DIR, and the
+# packages that the server needs are there; it builds images only where the others are too.
+WHEELS  :=
 CONFDIR := /etc/bootnode
 LIBDIR  := /usr/local/lib
 BINDIR  := /usr/local/bin
@@ -28,6 +34,9 @@ define ensure
 	@missing=; for package in $(1); do \
 		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
 			|| missing="$$missing $$package"; done; \
+	if [ -n "$(WHEELS)" ]; then \
+		[ -z "$$missing" ] && exit 0; \
+		echo "with WHEELS nothing is fetched: install$$missing first" >&2; exit 1; fi; \
 	if [ -n "$$missing" ] || ! apt-cache show linux-image-amd64 >/dev/null 2>&1; then \
 		$(SUDO) apt-get update -qq; fi; \
 	[ -z "$$missing" ] || { echo "installing$$missing"; \
@@ -41,7 +50,7 @@ setup: $(VENV)/installed
 	$(call ensure,$(LAB_PACKAGES) $(TEST_PACKAGES))
 
 $(VENV)/installed: pyproject.toml
-	$(call ensure,$(SERVER_PACKAGES))
+	$(call ensure,$(SERVER_PACKAGES) $(BUILD_PACKAGES))
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
@@ -62,9 +71,17 @@ bench: setup
 	$(SUDO) $(BIN)/python -m benchmarks.image
 
 install:
-	$(call ensure,$(SERVER_PACKAGES))
+	$(call ensure,$(SERVER_PACKAGES) $(if $(WHEELS),,$(BUILD_PACKAGES)))
 	$(PYTHON) -m venv $(PREFIX)
+ifeq ($(WHEELS),)
 	$(PREFIX)/bin/pip install --quiet --disable-pip-version-check .
+else
+	$(PREFIX)/bin/pip install --quiet --disable-pip-version-check --no-index --force-reinstall \
+		--find-links $(WHEELS) $(WHEELS)/bootnode-*.whl
+endif
+	[ $(CURDIR) -ef $(PREFIX)/src ] || { rm -rf $(PREFIX)/src && install -d $(PREFIX)/src && \
+		cp -r $(SOURCES) $(PREFIX)/src; }
+	find $(PREFIX)/src -name __pycache__ -prune -exec rm -r {} +
 	install -d $(CONFDIR) $(BINDIR) $(LIBDIR)/systemd/system $(LIBDIR)/sysusers.d $(LIBDIR)/tmpfiles.d
 	for file in bootnoded.yaml nodes.yaml; do \
 		[ -e $(CONFDIR)/$$file ] || install -m 644 config/$$file $(CONFDIR)/$$file; done

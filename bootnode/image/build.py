@@ -1,7 +1,8 @@
 """Building an image: the steps from a recipe to a published version.
 
 A ramdisk alone: packages → kernel → ramdisk → publish. With an operating system:
-rootfs → customise → archive → kernel → ramdisk → publish.
+rootfs → customise → archive → kernel → ramdisk → publish, with `bootnode` before customise
+where the recipe asks for it.
 
 Each step is skipped when what it is made from has not changed (steps.py). What is published appears
 by one rename, so a build that fails, is interrupted or killed leaves the published versions as they
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +27,7 @@ from typing import IO
 from bootnode.boot.plan import STUBS
 from bootnode.boot.uki import Stub
 from bootnode.errors import ImageError
-from bootnode.image import archive, nodefiles, rootfs
+from bootnode.image import archive, nodefiles, rootfs, source
 from bootnode.image.changes import Change, Changes
 from bootnode.image.distributions import DISTRIBUTIONS
 from bootnode.image.kernel import (
@@ -65,8 +67,12 @@ UNPACKER_PACKAGE = "zstd"
 LDD_TIMEOUT_S = 60.0
 PUBLISH = "publish"
 STUB_PACKAGE = "systemd-boot-efi"
+BOOTNODE = "bootnode"
 RAMDISK_STEPS = ("packages", "kernel", "ramdisk", "stub", PUBLISH)
-SYSTEM_STEPS = ("rootfs", "customise", "archive", "kernel", "ramdisk", "stub", PUBLISH)
+SYSTEM_STEPS = (
+    *("rootfs", BOOTNODE, "customise", "archive", "kernel", "ramdisk", "stub"),
+    PUBLISH,
+)
 BIGGEST_FOLDERS = 5
 """How many an error names when a tree is over its limit."""
 
@@ -153,7 +159,9 @@ def open_root(
 
 def steps_of(recipe: Recipe) -> tuple[str, ...]:
     """The names of the steps, in their order."""
-    return SYSTEM_STEPS if recipe.system is not None else RAMDISK_STEPS
+    if recipe.system is None:
+        return RAMDISK_STEPS
+    return tuple(step for step in SYSTEM_STEPS if step != BOOTNODE or recipe.system.has_bootnode)
 
 
 def _known_step(recipe: Recipe, step: str) -> str:
@@ -340,6 +348,22 @@ class _Build:
         return self.steps.make("rootfs", detail, inputs, make)
 
     @cached_property
+    def bootnode(self) -> Result:
+        """This bootnode as `source`, and in `wheels` with all that it needs, for the scripts."""
+        root, folder = self.rootfs, source.source_folder()
+
+        def make(output: Path) -> Facts:
+            wheels = source.provide(folder, root.folder / "root", output, log=self.log)
+            return {"wheels": wheels}
+
+        inputs = {
+            "rootfs": root.mark,
+            "source": source.fingerprint(folder),
+            "python": sys.version_info[:2],
+        }
+        return self.steps.make(BOOTNODE, f"the sources in {folder} and wheels", inputs, make)
+
+    @cached_property
     def customise(self) -> Result:
         """What is `customised`, unless it is too big."""
         self._check_tree(self.customised)
@@ -350,6 +374,8 @@ class _Build:
         """`root` with overlays, scripts and kept changes, and its kernels in `kernels/boot`."""
         system, base = self._system, self.rootfs
         distribution = DISTRIBUTIONS[system.distribution]
+        provided = self.bootnode if system.has_bootnode else None
+        folder = provided.folder if provided is not None else None
         epoch = source_date_epoch() if "SOURCE_DATE_EPOCH" in os.environ else None
 
         def make(output: Path) -> Facts:
@@ -358,7 +384,7 @@ class _Build:
             for overlay in system.overlays:
                 rootfs.put_overlay(overlay, root)
             for script in system.scripts:
-                rootfs.customise(root, script, log=self.log)
+                rootfs.customise(root, script, log=self.log, provided=folder)
             for change in self.changes:
                 change.apply(root, log=self.log)
             rootfs.take_boot_files(root, output / KERNELS)
@@ -373,6 +399,7 @@ class _Build:
 
         inputs = {
             "base": base.mark,
+            "bootnode": provided.mark if provided is not None else None,
             "overlays": [hash_tree(overlay) for overlay in system.overlays],
             "scripts": [file_sha256(script) for script in system.scripts],
             "changes": [[change.sha256, change.difference.removed] for change in self.changes],
@@ -481,8 +508,8 @@ class _Build:
         def make(output: Path) -> Facts:
             tree = output / "tree"
             # Both are one for a ramdisk alone; copied twice it would meet its own links.
-            for source in dict.fromkeys((programs.folder, kernel.folder)):
-                _copy(source / "tree", tree)
+            for folder in dict.fromkeys((programs.folder, kernel.folder)):
+                _copy(folder / "tree", tree)
             _copy(init, tree)
             (tree / "init").chmod(0o755)
             settings = tree / "etc" / "bootnode"

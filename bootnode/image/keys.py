@@ -185,5 +185,7 @@ class RecipeFile(Settings):
     """A folder beside image.yaml whose files are put over the root file system."""
     customise: PathBeside | None = None
     """A script beside image.yaml that is run inside the root file system."""
+    bootnode: bool = False
+    """Whether scripts find this bootnode below /run/bootnode, to install it in the root."""
     root: RootKeys = RootKeys()
     """How the root file system is stored and fetched."""

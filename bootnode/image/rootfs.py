@@ -90,10 +90,15 @@ fi
 """How it begins if people's own programs run there, with the network."""
 PLACES = ("etc/resolv.conf", "usr/sbin/policy-rc.d")
 """What PREPARE makes where it is missing, to mount something there."""
-# $2 is the script.
+# $2 is the script, $3 a folder that it finds as /run/bootnode, or nothing.
 _ENTER = (
     PREPARE
     + """\
+if [ -n "$3" ]; then
+    mkdir run/bootnode
+    mount --bind "$3" run/bootnode
+    mount -o remount,bind,ro run/bootnode
+fi
 cp "$2" tmp/customise
 chmod 755 tmp/customise
 exec chroot . /tmp/customise
@@ -187,15 +192,18 @@ def inside(root: Path, path: Path) -> Path:
     return at
 
 
-def customise(root: Path, script: Path, *, log: IO[bytes]) -> None:
+def customise(root: Path, script: Path, *, log: IO[bytes], provided: Path | None = None) -> None:
     """Run `script` inside `root`, with the network that this machine has.
+
+    It finds the folder `provided` as /run/bootnode, and may only read it.
 
     Raises:
         ImageError: the script fails, and its last words.
     """
     places = [root / name for name in PLACES if not os.path.lexists(root / name)]
     # Resolved, because the command goes to another folder.
-    arguments = ("customise", str(root.resolve()), str(script.resolve()))
+    folder = str(provided.resolve()) if provided is not None else ""
+    arguments = ("customise", str(root.resolve()), str(script.resolve()), folder)
     now = f"SOURCE_DATE_EPOCH={os.environ.get('SOURCE_DATE_EPOCH', INSTALL_TIME)}"
     command = [*NAMESPACE, *ENVIRONMENT, now, "sh", "-c", _ENTER, *arguments]
     run(command, log=log, timeout_s=CUSTOMISE_TIMEOUT_S, name=str(script))

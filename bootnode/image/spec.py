@@ -32,7 +32,10 @@ from bootnode.yamlmarks import Document, load_yaml, validate
 
 MAX_BASES = 8
 """How many recipes may be based on one another."""
-_SYSTEM_KEYS = ("release", "mirror", "repositories", "packages", "overlay", "customise", "root")
+_SYSTEM_KEYS = (
+    *("release", "mirror", "repositories", "packages"),
+    *("overlay", "customise", "bootnode", "root"),
+)
 """Keys that mean something only for an operating system."""
 
 
@@ -99,6 +102,8 @@ class System:
     """Folders whose files are put over the root file system, in this order."""
     scripts: tuple[Path, ...]
     """Scripts that are then run inside the root file system, in this order."""
+    has_bootnode: bool = False
+    """Whether they find this bootnode there."""
     format: RootFormat
     fetch: Fetch
 
@@ -327,6 +332,7 @@ def _system(layers: Sequence[_Layer]) -> System | None:
         packages=_together(layers, "packages"),
         overlays=_beside(layers, "overlay"),
         scripts=_beside(layers, "customise"),
+        has_bootnode=_value(layers, "bootnode"),
         format=root_format,
         fetch=_value(layers, "root", "fetch") or by_format,
     )

@@ -45,7 +45,7 @@ systemd-analyze verify $unit 2>&1 | grep -i bootnoded || true
 systemd-analyze security --offline=true $unit | tail -n 1
 echo == again
 echo '# mine' >> /etc/bootnode/nodes.yaml
-make --silent -C /src install
+make --silent -C /opt/bootnode/src install
 tail -n 1 /etc/bootnode/nodes.yaml
 echo == uninstalled
 make --silent -C /src uninstall

@@ -28,7 +28,8 @@ LEVELS = {
         web/app web/leases web/nodefiles web/sendfile web/status
         image/archive image/build image/changes image/debian image/difference image/distributions
         image/durable image/kernel image/modules image/nodefiles image/packages image/ramdisk
-        image/rocky image/rootfs image/run image/served image/shell image/steps image/store
+        image/rocky image/rootfs image/run image/served image/shell image/source image/steps
+        image/store
         lab/acceleration lab/console lab/control lab/host lab/process lab/qemu
         lab/requirements lab/vm
     """,

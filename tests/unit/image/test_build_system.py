@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bootnode.errors import ImageError
+from bootnode.image import source
 from bootnode.image.build import build_image, build_step
 from bootnode.image.spec import load_recipe
 from bootnode.image.steps import Progress
@@ -292,6 +293,39 @@ def test_overlays_and_scripts_of_a_base_come_first(workshop: Workshop) -> None:
     build_image(load_recipe(own), workshop.store, cache=workshop.cache)
     root = workshop.cache / "own/customise/output/root"
     assert (root / "then").read_text() == (root / "customised").read_text() == "mine\n"
+
+
+def test_bootnode_is_there_for_the_scripts(
+    workshop: Workshop, small_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (small_root / "usr/bin/python3").symlink_to(f"python3.{sys.version_info.minor}")
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    monkeypatch.setattr(source, "source_folder", lambda: sources)
+    monkeypatch.setattr(source, "SOURCES", ("pyproject.toml", "bootnode"))
+    (sources / "bootnode").mkdir()
+    (sources / "bootnode/__init__.py").touch()
+    (sources / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+        '[project]\nname = "bootnode"\nversion = "5"\n'
+    )
+    workshop.change("packages: [base]", "packages: [base]\nbootnode: true")
+    (workshop.recipe / "customise").write_text(
+        "#!/bin/sh\ncat /run/bootnode/source/pyproject.toml >/installed\n"
+        "echo /run/bootnode/wheels/* >>/installed\n"
+    )
+    steps = [STEPS[0], "bootnode", *STEPS[1:]]
+    monkeypatch.setattr(sys.modules[__name__], "STEPS", steps)
+    workshop.build()
+    assert workshop.done == steps
+    installed = workshop.root_file("installed").read_text().splitlines()
+    assert 'version = "5"' in installed
+    assert installed[-1] == "/run/bootnode/wheels/bootnode-5-py2.py3-none-any.whl"
+    workshop.build()
+    assert workshop.done == []
+    (sources / "bootnode/new.py").touch()
+    workshop.build()
+    assert workshop.done == steps[1:-1]  # the stub has nothing to do with it
 
 
 def test_a_kernel_without_its_modules_is_found(workshop: Workshop) -> None:

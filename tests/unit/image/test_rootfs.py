@@ -82,6 +82,21 @@ def test_a_script_is_told_what_time_to_take_for_now(
 
 
 @pytest.mark.root
+def test_the_script_may_read_what_is_provided(
+    small_root: Path, tmp_path: Path, log: IO[bytes]
+) -> None:
+    provided = tmp_path / "provided"
+    provided.mkdir()
+    (provided / "fact").write_text("known\n")
+    text = "cp /run/bootnode/fact /fact; touch /run/bootnode/more || touch /refused\n"
+    rootfs.customise(small_root, script(tmp_path, text), log=log, provided=provided)
+    assert (small_root / "fact").read_text() == "known\n"
+    assert (small_root / "refused").exists()
+    assert [path.name for path in provided.iterdir()] == ["fact"]
+    assert mounts_below(small_root) == []
+
+
+@pytest.mark.root
 def test_a_script_may_be_named_from_here(
     small_root: Path, tmp_path: Path, log: IO[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

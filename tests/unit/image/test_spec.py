@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,15 @@ def test_what_both_distributions_have_is_the_same(name: str) -> None:
     debian, rocky = recipes_folder() / "compute" / name, recipes_folder() / "compute-rocky8" / name
     assert rocky.read_bytes() == debian.read_bytes()
     assert rocky.stat().st_mode == debian.stat().st_mode
+
+
+def test_the_head_node_has_all_that_the_server_needs() -> None:
+    recipe = load_recipe(recipes_folder() / "headnode")
+    assert recipe.system is not None
+    assert recipe.system.has_bootnode
+    makefile = (recipes_folder().parent / "Makefile").read_text()
+    (needed,) = re.findall(r"^SERVER_PACKAGES := (.*)$", makefile, re.MULTILINE)
+    assert set(needed.split()) <= set(recipe.system.packages)
 
 
 def test_a_whole_system(tmp_path: Path) -> None:
