@@ -6,8 +6,9 @@ make three lists of paths, and a tar of the files that are new or other than bef
 stored is no overlay any more, and goes into a root whose packages are newer, too.
 
 Rules: a file counts as changed by its kind, content, owner, permissions and extended attributes,
-not by its times. What belongs to the machine where it was made, or is only a cache of a package
-manager, is left out, and so are sockets. Hard links stay links among the files that are stored.
+not by its times. What belongs to the machine where it was made, what programs remember of who used
+them, and the caches of package managers are left out, and so are sockets. Hard links stay links
+among the files that are stored.
 
 Limits: a change below a folder that has become something else meanwhile is an error when applied.
 """
@@ -35,6 +36,7 @@ LEFT_OUT = frozenset(
         *PLACES,
         *("etc/machine-id", "var/lib/dbus/machine-id"),
         *("var/cache/apt", "var/lib/apt/lists", "var/cache/dnf"),
+        *("root/.bash_history", "root/.lesshst", "root/.python_history", "root/.viminfo"),
     }
 )
 """Paths that are never taken for a change, nor anything below them."""
