@@ -35,9 +35,7 @@ def fresh_lab(accel: str) -> Iterator[Lab]:
             yield lab
 
 
-def start_bootnode(
-    lab: Lab, mac: MacAddress, image: ImageVersion, kernel_args: str, *, loader: str = "ipxe"
-) -> None:
+def start_bootnode(lab: Lab, mac: MacAddress, image: ImageVersion, kernel_args: str) -> None:
     """bootnoded with one node, which boots `image`."""
     folder = lab.config.folder
     (folder / "bootnoded.yaml").write_text(
@@ -46,7 +44,7 @@ def start_bootnode(
         f"  - {{interface: tap0, dhcp: full, router: {ADDRESS.ip}}}\n"
     )
     (folder / "nodes.yaml").write_text(
-        f"defaults: {{image: {image.name}, kernel_args: [{kernel_args}], loader: {loader}}}\n"
+        f"defaults: {{image: {image.name}, kernel_args: [{kernel_args}]}}\n"
         f"nodes: {{node: {{mac: {mac}, ip: {ADDRESS.ip + 9}}}}}\n"
     )
     command = [sys.executable, "-m", "bootnode.daemon", "-c", str(folder / "bootnoded.yaml")]

@@ -14,6 +14,7 @@ The same packages, recipe and init give the same files: times are SOURCE_DATE_EP
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -75,6 +76,9 @@ SYSTEM_STEPS = (
 )
 BIGGEST_FOLDERS = 5
 """How many an error names when a tree is over its limit."""
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def no_report(_progress: Progress) -> None:
@@ -204,6 +208,12 @@ def _workshop(
                     staged=staging / "version",
                 )
     except OSError as error:
+        if error.errno in _FULL:
+            # The file that is named may be the one that was read.
+            raise ImageError(
+                f"building '{recipe.name}' failed: no space left in {cache.parent}: make room "
+                "there, for example by `bootnode image prune`"
+            ) from error
         place = error.filename or store.folder
         raise ImageError(
             f"building '{recipe.name}' failed: {error.strerror or error} ({place})"

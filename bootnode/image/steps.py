@@ -136,11 +136,11 @@ class Steps:
         )
 
     def remove_leftovers(self) -> None:
-        """Remove what a build that was killed left behind."""
+        """Remove what a build that was killed left behind, of whatever image."""
         self.cache.mkdir(parents=True, exist_ok=True)
         # Programs that belong to root and run as root for everybody may be in there.
         self.cache.chmod(0o700)
-        for leftover in self.cache.glob(f"{_TEMPORARY_PREFIX}*"):
+        for leftover in self.cache.parent.glob(f"*/{_TEMPORARY_PREFIX}*"):
             shutil.rmtree(leftover)
 
     @contextmanager

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -346,33 +344,3 @@ def test_a_failed_step_keeps_what_is_published(workshop: Workshop) -> None:
     (workshop.recipe / "customise").write_text(CUSTOMISE)
     assert workshop.build() == image
     assert workshop.done == []
-
-
-SLOW_BUILD = """\
-import sys
-from pathlib import Path
-from bootnode.image.build import build_image
-from bootnode.image.spec import load_recipe
-from bootnode.image.store import ImageStore
-state = Path(sys.argv[2])
-build_image(load_recipe(Path(sys.argv[1])), ImageStore(state / "images"), cache=state / "cache")
-"""
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_ended_build_is_no_obstacle(workshop: Workshop, how: signal.Signals) -> None:
-    image = workshop.build()
-    (workshop.recipe / "customise").write_text("#!/bin/sh\necho x >/started\nsleep 1000\n")
-    arguments = [str(workshop.recipe), str(workshop.cache.parent)]
-    with subprocess.Popen(
-        [sys.executable, "-c", SLOW_BUILD, *arguments], stderr=subprocess.DEVNULL
-    ) as process:
-        while not list((workshop.cache / "tiny").glob(".step-*/new/output/root/started")):
-            assert process.poll() is None
-            os.sched_yield()
-        process.send_signal(how)
-    assert str(workshop.cache) not in Path("/proc/self/mountinfo").read_text()
-    assert workshop.store.current("tiny") == image
-    (workshop.recipe / "customise").write_text(CUSTOMISE)
-    assert workshop.build() == image
-    assert not list((workshop.cache / "tiny").glob(".*"))

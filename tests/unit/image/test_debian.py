@@ -29,6 +29,9 @@ SYSTEM = System(
 )
 
 
+NO_RELEASE = "E: The repository 'http://m/debian bookworm Release' does not have a Release file."
+
+
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[IO[bytes]]:
     with (tmp_path / "build.log").open("wb") as file:
@@ -70,6 +73,14 @@ def test_the_packages_and_the_mirror_go_to_mmdebstrap(
             "E: Failed to fetch http://mirror.example/InRelease  Temporary failure resolving 'm'",
             "^cannot fetch http://mirror.example/InRelease: Temporary failure resolving 'm' ",
         ),
+        (
+            f"Err:2 http://m/debian bookworm Release\n  Could not connect\n{NO_RELEASE}",
+            r"^cannot fetch http://m/debian: Could not connect \(check this machine's network",
+        ),
+        (
+            f"Err:2 http://m/debian bookworm Release\n  404  Not Found [IP: ::1]\n{NO_RELEASE}",
+            "^the mirror has no release 'bookworm': correct `release` or `mirror` in the recipe$",
+        ),
         ("tar: ./usr: No space left on device", "^no space left on device while installing book"),
         ("E: something else", "^`mmdebstrap` failed with exit status 25:\n    E: something else"),
     ],
@@ -81,6 +92,36 @@ def test_what_apt_says_is_explained(
     tool.write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 25\n')
     with pytest.raises(ImageError, match=message):
         debian.bootstrap(SYSTEM, ("systemd",), tmp_path / "root", log=log)
+
+
+CHECKING = """\
+#!/bin/sh
+export MMDEBSTRAP_APT_CONFIG="$APT_CONFIG"
+unset APT_CONFIG
+for word; do case $word in
+    --setup-hook=*) hook=${word#*=} ;;
+    --include=*) export MMDEBSTRAP_INCLUDE="${word#*=}" ;;
+esac; done
+touch "$TMPDIR/left-behind"
+sh -c "$hook" || { echo "E: command failed: $hook" >&2; exit 25; }
+for target; do :; done
+mkdir -p "$target/etc"
+"""
+
+
+@pytest.mark.root
+def test_packages_are_looked_up_before_anything_is_installed(
+    mmdebstrap: Path, tmp_path: Path, log: IO[bytes]
+) -> None:
+    assert mmdebstrap
+    (tmp_path / "bin/mmdebstrap").write_text(CHECKING)
+    folder = tmp_path / "output"
+    folder.mkdir()
+    with pytest.raises(ImageError, match=r"^bookworm has no package nonesuch: correct the recipe$"):
+        debian.bootstrap(SYSTEM, ("busybox-static", "nonesuch"), folder / "root", log=log)
+    assert list(folder.iterdir()) == []
+    debian.bootstrap(SYSTEM, ("busybox-static",), folder / "root", log=log)
+    assert [path.name for path in folder.iterdir()] == ["root"]
 
 
 def test_a_root_without_packages(tmp_path: Path, log: IO[bytes]) -> None:

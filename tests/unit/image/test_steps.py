@@ -113,6 +113,9 @@ def test_a_damaged_result_is_made_again(recorder: Recorder, harm: Callable[[Path
 def test_what_a_killed_build_left_is_removed(recorder: Recorder) -> None:
     recorder.make("a")
     (recorder.steps.cache / ".step-abc" / "new").mkdir(parents=True)
+    of_another = recorder.steps.cache.with_name("another") / ".step-abc"
+    of_another.mkdir(parents=True)
     recorder.steps.remove_leftovers()
+    assert not of_another.exists()
     assert [path.name for path in recorder.steps.cache.iterdir()] == ["bake"]
     assert recorder.steps.cache.stat().st_mode & 0o777 == 0o700
