@@ -2,11 +2,13 @@
 
     make bench
     .venv/bin/python -m benchmarks.boot --rounds 3
+    .venv/bin/python -m benchmarks.boot --rounds 1 --only uki-http
 
 Both serve the same kernel and ramdisk with the same kernel arguments on a VDE switch of their own,
 one node at a time, taking turns. The clock runs from the start of qemu to the line `bootnode: init`
 on the node's serial console. dnsmasq does DHCP and TFTP as its manual shows it for iPXE; nginx
-serves script, kernel and ramdisk. nginx is unpacked from its package, never installed.
+serves script, kernel and ramdisk. nginx is unpacked from its package, never installed. Against our
+unified kernel images stands the same machine with ipxe.efi, also where ours uses UEFI HTTP Boot.
 
 Two images: Debian's kernel for virtual machines with the modules they need, and the failsafe as it
 comes, with Debian's kernel for metal, which is packed by xz: under emulation it takes 3 s to unpack
@@ -18,7 +20,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.servers import BUILD, fresh_lab, start_bootnode, start_classic
@@ -38,15 +40,21 @@ class Case:
 
     name: str
     firmware: Firmware
+    """As bootnode's node has it; dnsmasq's has PXE."""
     loader: str
     """What dnsmasq names."""
+    own_loader: str
+    """What our node table names."""
     mac: MacAddress
     image: ImageVersion
 
 
-BIOS = ("BIOS, iPXE in the ROM", "bios", "undionly.kpxe", MacAddress.parse("52:54:00:78:00:01"))
+BIOS = ("BIOS, iPXE in the ROM", "bios", "undionly.kpxe", "ipxe", "52:54:00:78:00:01")
 # dnsmasq users take ipxe.efi, the loader of the manuals; ours chooses for itself.
-UEFI = ("UEFI PXE, then iPXE", "uefi", "ipxe.efi", MacAddress.parse("52:54:00:78:00:02"))
+UEFI = ("UEFI PXE, then iPXE", "uefi", "ipxe.efi", "ipxe", "52:54:00:78:00:02")
+UKI_PXE = ("UEFI PXE, no loader", "uefi", "ipxe.efi", "uki", "52:54:00:78:00:03")
+UKI_HTTP = ("UEFI HTTP, no loader", "uefi-http", "ipxe.efi", "uki", "52:54:00:78:00:04")
+KINDS = {"bios": BIOS, "uefi": UEFI, "uki-pxe": UKI_PXE, "uki-http": UKI_HTTP}
 CLOUD_MODULES = ("virtio_net", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ext4")
 
 
@@ -58,19 +66,20 @@ def recipes() -> tuple[Recipe, Recipe]:
     return cloud, metal
 
 
-def cases() -> list[Case]:
+def cases(kinds: Sequence[str]) -> list[Case]:
     """Build both images, and name what is measured."""
     store = ImageStore(BUILD.absolute() / "state" / "images")
     images = [build_image(recipe, store, cache=BUILD / "cache") for recipe in recipes()]
     return [
         Case(
             name=f"{name}: {image.name}",
-            firmware=firmware,  # type: ignore[arg-type]  # one of the two above
+            firmware=firmware,  # type: ignore[arg-type]  # one of those above
             loader=loader,
-            mac=mac,
+            own_loader=own_loader,
+            mac=MacAddress.parse(mac),
             image=image,
         )
-        for name, firmware, loader, mac in (BIOS, UEFI)
+        for name, firmware, loader, own_loader, mac in (KINDS[kind] for kind in kinds)
         for image in images
     ]
 
@@ -80,9 +89,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Power-on to init: dnsmasq and nginx, bootnode.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
+    parser.add_argument("--only", choices=KINDS, nargs="+", default=list(KINDS), metavar="KIND")
     arguments = parser.parse_args()
     BUILD.mkdir(exist_ok=True)
-    to_measure = cases()
+    to_measure = cases(arguments.only)
     print("command: python -m benchmarks.boot " + " ".join(sys.argv[1:]))
     print(f"{arguments.rounds} rounds, taking turns; median seconds from power-on to init")
     print(f"{'':38} {'dnsmasq+nginx':>14} {'bootnode':>9} {'ratio':>6}")
@@ -90,7 +100,8 @@ def main() -> None:
         theirs: list[float] = []
         ours: list[float] = []
         for _ in range(arguments.rounds):
-            theirs.append(measure(case, arguments.accel, start_theirs))
+            pxe = replace(case, firmware=case.firmware if case.firmware == "bios" else "uefi")
+            theirs.append(measure(pxe, arguments.accel, start_theirs))
             ours.append(measure(case, arguments.accel, start_ours))
         one, other = statistics.median(theirs), statistics.median(ours)
         print(f"{case.name:38} {one:14.1f} {other:9.1f} {one / other:6.2f}", flush=True)
@@ -103,7 +114,7 @@ def _list(seconds: list[float]) -> str:
 
 def start_ours(lab: Lab, case: Case) -> None:
     """bootnoded."""
-    start_bootnode(lab, case.mac, case.image, KERNEL_ARGS)
+    start_bootnode(lab, case.mac, case.image, KERNEL_ARGS, loader=case.own_loader)
 
 
 def start_theirs(lab: Lab, case: Case) -> None:

@@ -35,7 +35,9 @@ def fresh_lab(accel: str) -> Iterator[Lab]:
             yield lab
 
 
-def start_bootnode(lab: Lab, mac: MacAddress, image: ImageVersion, kernel_args: str) -> None:
+def start_bootnode(
+    lab: Lab, mac: MacAddress, image: ImageVersion, kernel_args: str, *, loader: str = "ipxe"
+) -> None:
     """bootnoded with one node, which boots `image`."""
     folder = lab.config.folder
     (folder / "bootnoded.yaml").write_text(
@@ -44,7 +46,7 @@ def start_bootnode(lab: Lab, mac: MacAddress, image: ImageVersion, kernel_args: 
         f"  - {{interface: tap0, dhcp: full, router: {ADDRESS.ip}}}\n"
     )
     (folder / "nodes.yaml").write_text(
-        f"defaults: {{image: {image.name}, kernel_args: [{kernel_args}]}}\n"
+        f"defaults: {{image: {image.name}, kernel_args: [{kernel_args}], loader: {loader}}}\n"
         f"nodes: {{node: {{mac: {mac}, ip: {ADDRESS.ip + 9}}}}}\n"
     )
     command = [sys.executable, "-m", "bootnode.daemon", "-c", str(folder / "bootnoded.yaml")]

@@ -29,7 +29,7 @@ from aiohttp import web
 from bootnode import __version__, net
 from bootnode.addresses import Interface, MacAddress
 from bootnode.boot.journal import Journal, Stage
-from bootnode.boot.nodefiles import NodeNetwork
+from bootnode.boot.nodefiles import node_networks
 from bootnode.boot.plan import LOADER_NAMES, LOADERS, Policy, Site, UnifiedPath
 from bootnode.cli.common import add_config_options
 from bootnode.clock import SteadyClock
@@ -349,13 +349,10 @@ class Daemon:
     def _node_files(
         self, networks: Sequence[tuple[NetworkSettings, Interface]], stack: AsyncExitStack
     ) -> NodeFiles:
-        port = self.config.http.port
+        addresses = {interface.name: interface.address for _, interface in networks}
         node_files = NodeFiles(
             policy=self.policy,
-            networks=[
-                NodeNetwork(server=interface.address, http_port=port, settings=settings)
-                for settings, interface in networks
-            ],
+            networks=node_networks(self.config, addresses),
             keys=NodeKeys(self.config.node_secret, may_make=True),
         )
         stack.callback(node_files.close)

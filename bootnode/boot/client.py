@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from bootnode.addresses import MacAddress
 from bootnode.dhcp import options, pxe
@@ -21,6 +23,9 @@ RASPBERRY_PI_OUIS = frozenset(
     bytes.fromhex(oui) for oui in ("28cdc1", "2ccf67", "b827eb", "d83add", "dca632", "e45f01")
 )
 """The first half of the MAC addresses of Raspberry Pis."""
+
+VOICES_MAX: Final = 1024
+"""Combinations of options that are remembered with what they mean; a site has some dozens."""
 
 
 class Speaker(Enum):
@@ -73,24 +78,13 @@ class Client:
 
 def classify(packet: Packet, mac: MacAddress) -> Client:
     """Tell from a DHCP request which voice is speaking; never raises."""
-    vendor_class = packet.get(options.VENDOR_CLASS) or ""
-    # Never option 60's number: U-Boot prints it in hexadecimal.
-    numbers = packet.get(options.ARCHITECTURES)
-    architecture = pxe.known_architecture(numbers or ())
-    features = _ipxe_features(packet)
-    if _is_ipxe(packet):
-        speaker = Speaker.IPXE
-    elif vendor_class.startswith(pxe.HTTP_CLIENT) or (
-        architecture is not None and architecture.is_http
-    ):
-        speaker = Speaker.HTTP_BOOT
-    elif vendor_class.startswith(pxe.PXE_CLIENT):
-        speaker = Speaker.FIRMWARE
-    else:
-        speaker = Speaker.OS
-    if vendor_class.startswith(pxe.PXE_CLIENT) and numbers is None:
-        # Old ROMs leave option 93 out; all of them are PC BIOSes.
-        architecture = Architecture.X86_BIOS
+    raw = packet.options
+    speaker, architecture, features, vendor_class = _voice(
+        raw.get(options.VENDOR_CLASS.code),
+        raw.get(options.ARCHITECTURES.code),
+        raw.get(options.USER_CLASS.code),
+        raw.get(options.IPXE_ENCAPSULATED.code),
+    )
     if speaker is Speaker.FIRMWARE and mac[:3] in RASPBERRY_PI_OUIS:
         # Its ROM says 0, a PC BIOS, whose boot files it would load in vain.
         architecture = Architecture.ARM_RPIBOOT
@@ -103,13 +97,37 @@ def classify(packet: Packet, mac: MacAddress) -> Client:
     )
 
 
-def _is_ipxe(packet: Packet) -> bool:
+_Voice: TypeAlias = tuple[Speaker, Architecture | None, frozenset[int], str]
+
+
+@lru_cache(maxsize=VOICES_MAX)
+def _voice(
+    raw_class: bytes | None,
+    raw_architectures: bytes | None,
+    raw_user_class: bytes | None,
+    raw_ipxe: bytes | None,
+) -> _Voice:
+    """What the options say without the MAC: the same for a whole rack of one model."""
+    vendor_class = options.VENDOR_CLASS.parse(raw_class) if raw_class is not None else ""
+    # Never option 60's number: U-Boot prints it in hexadecimal.
+    numbers = None
+    if raw_architectures is not None:
+        numbers = options.ARCHITECTURES.parse(raw_architectures)
+    architecture = pxe.known_architecture(numbers or ())
+    features = pxe.ipxe_features(raw_ipxe) if raw_ipxe else frozenset[int]()
+    user_classes = options.USER_CLASS.parse(raw_user_class) if raw_user_class is not None else ()
     # Mellanox FlexBoot sends option 175 but no user class; a few forks the other way round.
-    if options.IPXE_ENCAPSULATED.code in packet.options:
-        return True
-    return pxe.IPXE_USER_CLASS in (packet.get(options.USER_CLASS) or ())
-
-
-def _ipxe_features(packet: Packet) -> frozenset[int]:
-    encapsulated = packet.get(options.IPXE_ENCAPSULATED)
-    return pxe.ipxe_features(encapsulated) if encapsulated else frozenset()
+    if raw_ipxe is not None or pxe.IPXE_USER_CLASS in user_classes:
+        speaker = Speaker.IPXE
+    elif vendor_class.startswith(pxe.HTTP_CLIENT) or (
+        architecture is not None and architecture.is_http
+    ):
+        speaker = Speaker.HTTP_BOOT
+    elif vendor_class.startswith(pxe.PXE_CLIENT):
+        speaker = Speaker.FIRMWARE
+    else:
+        speaker = Speaker.OS
+    if vendor_class.startswith(pxe.PXE_CLIENT) and numbers is None:
+        # Old ROMs leave option 93 out; all of them are PC BIOSes.
+        architecture = Architecture.X86_BIOS
+    return speaker, architecture, features, vendor_class

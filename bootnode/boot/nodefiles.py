@@ -3,8 +3,8 @@
 An image version brings a tree of files (image/nodefiles.py). One whose name ends in `.j2` is a
 template, the others are copied as they are. Rules:
 
-- What a node gets follows from the version, the node table, the networks and the server's keys
-  alone, so that `bootnode check` sees what a boot would.
+- What a node gets follows from the version, the node table, the networks and the server's keys, so
+  that `bootnode check` sees what a boot would. Only `network` is better known once the node asks.
 - A template that gives nothing but blanks makes no file.
 - Files are the root user's, 0755 if they were executable in the tree and 0644 otherwise. A template
   may ask for less by `mode("0600")`; one that a secret went into is its owner's alone.
@@ -18,12 +18,12 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any, Protocol
 
 from bootnode.boot.plan import Site
 from bootnode.boot.templates import Template
-from bootnode.config import NetworkSettings
+from bootnode.config import Config, NetworkSettings
 from bootnode.errors import NodeFilesError, TemplateError
 from bootnode.image import cpio
 from bootnode.nodes import Node, NodeTable
@@ -55,25 +55,56 @@ class Keys(Protocol):
 class NodeNetwork:
     """A network as the nodes on it see it."""
 
-    server: IPv4Interface
-    """Our address and the subnet."""
+    server: IPv4Address
+    """Our address as nodes there reach it."""
+    subnet: IPv4Network
     http_port: int
     settings: NetworkSettings
 
-    def values(self) -> dict[str, Any]:
-        """What templates know as `network`."""
+    def values(self, server: IPv4Address) -> dict[str, Any]:
+        """What templates know as `network`; `server` is our address for this node."""
         settings = self.settings
         return {
-            "server": str(self.server.ip),
-            "url": Site(address=self.server.ip, http_port=self.http_port).url,
-            "prefix": self.server.network.prefixlen,
-            "netmask": str(self.server.netmask),
+            "server": str(server),
+            "url": Site(address=server, http_port=self.http_port).url,
+            "prefix": self.subnet.prefixlen,
+            "netmask": str(self.subnet.netmask),
             "router": str(settings.router) if settings.router is not None else None,
             "dns": [str(address) for address in settings.dns],
             "domain": settings.domain,
             "ntp": [str(address) for address in settings.ntp],
             "mtu": settings.mtu,
         }
+
+
+def node_networks(config: Config, interfaces: Mapping[str, IPv4Interface]) -> list[NodeNetwork]:
+    """The networks of the configuration; `interfaces` are our addresses by interface.
+
+    A node that only relays lead to reaches us, as far as we can tell, by our first address.
+    """
+    first = next(iter(interfaces.values())).ip
+    networks = []
+    for settings in config.networks:
+        ours = interfaces.get(settings.interface or "")
+        subnet = ours.network if ours is not None else settings.subnet
+        if subnet is not None:
+            networks.append(
+                NodeNetwork(
+                    server=ours.ip if ours is not None else first,
+                    subnet=subnet,
+                    http_port=config.http.port,
+                    settings=settings,
+                )
+            )
+    return networks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Between which addresses a node asks for its files."""
+
+    client: IPv4Address
+    server: IPv4Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +173,7 @@ class Renderer:
 
     table: NodeTable
     networks: Sequence[NodeNetwork]
-    """At least one; the first is that of a node that nothing else is known of."""
+    """At least one; the first is that of a node whose address nobody knows."""
     keys: Keys
     _nodes: list[dict[str, Any]] = field(init=False)
     _hosts: dict[str | None, str] = field(init=False, default_factory=dict)
@@ -152,16 +183,16 @@ class Renderer:
         self._nodes = [_values_of(node) for node in self.table]
 
     def render(
-        self, tree: FileTree, node: Node, *, image: str, server: IPv4Address | None = None
+        self, tree: FileTree, node: Node, *, image: str, asked: Asked | None = None
     ) -> list[NodeFile]:
         """The files of this node, in order of their paths.
 
-        `image` is NAME/VERSION; `server` is our address that the node asks, if it does.
+        `image` is NAME/VERSION; `asked` is None as long as the node has not asked for them.
 
         Raises:
             NodeFilesError: all that is wrong with the templates for this node.
         """
-        values = self._values(node, image, server)
+        values = self._values(node, image, asked)
         files = [NodeFile(entry=entry) for entry in tree.plain]
         problems: list[TemplateError] = []
         for made, template in tree.templates:
@@ -191,26 +222,30 @@ class Renderer:
         entry = replace(made, data=text.encode(), mode=stat.S_IFREG | permissions)
         return NodeFile(entry=entry, is_secret=marks.is_secret)
 
-    def _values(self, node: Node, image: str, server: IPv4Address | None) -> dict[str, Any]:
-        network = self._network(node, server)
+    def _values(self, node: Node, image: str, asked: Asked | None) -> dict[str, Any]:
+        network = self._network(node, asked)
+        ours = {network.server for network in self.networks}
+        server = asked.server if asked is not None and asked.server in ours else network.server
         name, _, version = image.partition("/")
         return {
             "node": _values_of(node),
             "vars": node.vars,
-            "network": network.values(),
+            "network": network.values(server),
             "image": {"name": name, "version": version},
             "nodes": self._nodes,
             "hosts": self._hosts_of(network.settings.domain),
         }
 
-    def _network(self, node: Node, server: IPv4Address | None) -> NodeNetwork:
-        """Where the node is: by its fixed address if it has one, for that is known at all times."""
-        for network in self.networks:
-            if any(ip in network.server.network for ip in node.addresses.values()):
-                return network
-        for network in self.networks:
-            if network.server.ip == server:
-                return network
+    def _network(self, node: Node, asked: Asked | None) -> NodeNetwork:
+        """Where the node is: by its fixed addresses if it has any, for they are known at all times.
+
+        Else by its address of the moment, else the first.
+        """
+        addresses = [*node.addresses.values(), *([asked.client] if asked is not None else [])]
+        for address in addresses:
+            for network in self.networks:
+                if address in network.subnet:
+                    return network
         return self.networks[0]
 
     def _hosts_of(self, domain: str | None) -> str:

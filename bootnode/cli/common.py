@@ -102,12 +102,15 @@ def rich_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
-        table.add_column(column)
+        # Folded rather than cut: what is read here is typed there.
+        table.add_column(column, overflow="fold", no_wrap=column in _WHOLE)
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
     return table
 
 
+_WHOLE = {"MAC", "VERSION"}
+"""Columns to copy from, which stay in one piece on a narrow terminal."""
 _STYLES = {"up": "bold green", "failed": "bold red", "never": "dim", "-": "dim"}
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Interface
 
 from bootnode.addresses import MacAddress
-from bootnode.boot.nodefiles import FileTree, Keys, NodeFile, NodeNetwork, Renderer
+from bootnode.boot.nodefiles import FileTree, Keys, NodeFile, NodeNetwork, Renderer, node_networks
 from bootnode.config import Config
 from bootnode.errors import ImageError, KeysError, NodeFilesError, Problem, StartError
 from bootnode.image import nodefiles
@@ -87,20 +87,19 @@ def render(config: Config, table: NodeTable, node: Node) -> list[NodeFile]:
         _say(f"machine ids and host keys are not the node's own: {error}")
         keys = StandInKeys()
     networks = _networks(config)
-    if any(network.server == STAND_IN for network in networks):
+    if any(network.server == STAND_IN.ip for network in networks):
         _say(f"this machine lacks an interface that bootnoded.yaml names: {STAND_IN} stands for it")
     renderer = Renderer(table=table, networks=networks, keys=keys)
     return renderer.render(tree, node, image=f"{version.name}/{version.version}")
 
 
-def _networks(config: Config) -> Sequence[NodeNetwork]:
-    return [
-        NodeNetwork(
-            server=_address(network.interface), http_port=config.http.port, settings=network
-        )
+def _networks(config: Config) -> list[NodeNetwork]:
+    addresses = {
+        network.interface: _address(network.interface)
         for network in config.networks
         if network.interface is not None
-    ]
+    }
+    return node_networks(config, addresses)
 
 
 def _address(interface: str) -> IPv4Interface:

@@ -114,15 +114,15 @@ def run_list(arguments: argparse.Namespace) -> int:
         print_json([_described(image, users, is_current=current) for image, current in images])
     else:
         print_table(
-            ("IMAGE", "VERSION", "", "KERNEL", "SIZE", "IN RAM", "BUILT", *_USES.values()),
+            ("IMAGE", "VERSION", "", "SIZE", "IN RAM", "BUILT", "USED BY"),
             (_row(image, users, is_current=current) for image, current in images),
         )
     _print_remarks(users)
     return 0
 
 
-_USES = {"next_boot": "NEXT BOOT", "booting": "BOOTING", "running": "RUNNING"}
-"""The keys of JSON, and their columns."""
+_USES = {"next_boot": "next boot", "booting": "booting", "running": "running"}
+"""The keys of JSON, and what people read."""
 
 
 def _uses(image: ImageVersion | DamagedVersion, users: Users, *, is_current: bool) -> Any:
@@ -148,13 +148,15 @@ def _row(
     image: ImageVersion | DamagedVersion, users: Users, *, is_current: bool
 ) -> tuple[str, ...]:
     manifest = getattr(image, "manifest", None)
-    facts: tuple[str, ...] = ("damaged", "-", "-", "-")
+    facts: tuple[str, ...] = ("damaged", "-", "-")
     if manifest is not None:
         sizes = (sum(file.size_bytes for file in manifest.files), manifest.ram_bytes)
-        facts = (manifest.kernel_release, *map(size, sizes), when(manifest.built_at))
-    uses = _uses(image, users, is_current=is_current).values()
-    state = "current" if is_current else ""
-    return (image.name, image.version, state, *facts, *map(_names, uses))
+        facts = (*map(size, sizes), when(manifest.built_at))
+    uses = _uses(image, users, is_current=is_current)
+    used_by = "; ".join(f"{_USES[key]} {_names(nodes)}" for key, nodes in uses.items() if nodes)
+    if not used_by:
+        used_by = NOT_KNOWN if None in uses.values() else "-"
+    return (image.name, image.version, "current" if is_current else "", *facts, used_by)
 
 
 def _names(nodes: Iterable[str] | None) -> str:
@@ -185,7 +187,7 @@ def run_show(arguments: argparse.Namespace) -> int:
                 ("image", image.name),
                 ("version", image.version + (" (current)" if image.version == current else "")),
                 ("folder", str(image.folder)),
-                *((column.lower(), _names(uses[key])) for key, column in _USES.items()),
+                *((word, _names(uses[key])) for key, word in _USES.items()),
                 *_facts(image),
             ],
         )

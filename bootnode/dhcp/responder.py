@@ -16,7 +16,7 @@ section 24.7 (HTTP Boot). Rules:
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Address
 from math import inf
 from typing import Final
@@ -25,14 +25,11 @@ from bootnode.addresses import MacAddress
 from bootnode.boot.client import Client, Speaker, classify
 from bootnode.boot.plan import BootFile, Policy, Site
 from bootnode.dhcp import options as opt
-from bootnode.dhcp import pxe
 from bootnode.dhcp.leases import Lease, Refusal
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import (
     BOOTREQUEST,
     CLIENT_PORT,
-    FILE_SIZE_MAX,
-    FLAG_BROADCAST,
     PACKET_SIZE_MIN,
     PXE_PORT,
     SERVER_PORT,
@@ -40,60 +37,24 @@ from bootnode.dhcp.packet import (
     Packet,
 )
 from bootnode.dhcp.pxe import Architecture
+from bootnode.dhcp.replies import (
+    BROADCAST,
+    IPXE_PROXY_OPTIONS,
+    Arrival,
+    Ignored,
+    Reply,
+    header_file,
+    kept_address,
+    lease_options,
+    speaker_options,
+    with_broadcast,
+)
 from bootnode.dhcp.subnet import Subnet, with_default_route
 
-BROADCAST: Final = IPv4Address("255.255.255.255")
 RASPBERRY_PI_HOLD_S: Final = 600.0
 """The Pi 2 and 3 never ask for what they were offered, they use it."""
 _BOOT_CODES: Final = frozenset({43, 60, 66, 67})
 """Options that tell firmware what to boot; what people set them to is for all other clients."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """How a message came in."""
-
-    source: IPv4Address
-    source_port: int
-    destination: IPv4Address
-    """The address it was sent to: ours, or a broadcast."""
-    port: int
-    """The port it came in on: 67 or 4011."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """A message to send."""
-
-    packet: Packet
-    destination: IPv4Address
-    port: int
-    size_max: int
-    """Bytes of UDP payload that the client takes."""
-    mac: MacAddress
-    client: Client
-    is_from_pxe_port: bool = False
-    """Send from port 4011, where the question came in, rather than from 67."""
-    is_unconfigured: bool = False
-    """The destination is being given to the client just now: send to its MAC without ARP."""
-    lease: Lease | None = None
-    """To be stored before this leaves."""
-    is_fixed: bool = False
-    """Whether the lease is of an address that stands in the node table, the better record."""
-    untried: IPv4Address | None = None
-    """The address on offer, if it was never lent: to be tried for another machine first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ignored:
-    """Nothing to send, and why."""
-
-    reason: str
-    client: Client | None = None
-    lease: Lease | None = None
-    """A lease that the message changed, to be stored."""
-    topic: str = ""
-    """What many such messages are counted as together; empty for what happens one by one."""
 
 
 class Responder:
@@ -118,6 +79,9 @@ class Responder:
         self._own_addresses = frozenset({site.address, *own_addresses})
         self._site = site
         self._policy = policy
+        self._speaker_options = {
+            speaker: speaker_options(speaker, str(site.address)) for speaker in Speaker
+        }
 
     def handle(self, request: Packet, arrival: Arrival, *, now: float) -> Reply | Ignored:
         """Decide on one message; `now` is Unix time that is never set back."""
@@ -323,14 +287,16 @@ class Responder:
             ciaddr=request.ciaddr,
             yiaddr=lease.address,
             siaddr=self._address if is_boot else UNSPECIFIED,
-            file=_header_file(boot) if isinstance(boot, BootFile) else b"",
+            file=header_file(boot) if isinstance(boot, BootFile) else b"",
             options=self._own_options(client, subnet),
         )
         # RFC 951 has 64 bytes for options, and nothing says that a client reads more.
         return replace(
-            self._send(request, client, packet, lease),
+            self._send(
+                *(request, client, packet, lease),
+                is_fixed=subnet.leases.is_reserved(client.mac, lease.address),
+            ),
             size_max=PACKET_SIZE_MIN,
-            is_fixed=subnet.leases.is_reserved(client.mac, lease.address),
         )
 
     def _lend(
@@ -343,33 +309,27 @@ class Responder:
         lease: Lease | None = None,
     ) -> Reply:
         """An OFFER or ACK of an address, with what to boot."""
-        lease_time_s = subnet.lease_time_s(request, client)
-        options = dict(
-            [
-                self._type(message_type),
-                self._server_id(request),
-                opt.LEASE_TIME.item(lease_time_s),
-                opt.RENEWAL_TIME.item(lease_time_s // 2),
-                opt.REBINDING_TIME.item(lease_time_s * 7 // 8),
-            ]
-        )
-        options |= self._own_options(client, subnet)
+        options = {
+            **lease_options(
+                message_type, int(self._identity(request)), subnet.lease_time_s(request, client)
+            ),
+            **self._own_options(client, subnet),
+        }
         boot = self._policy.boot_file(client, self._site)
-        boots = isinstance(boot, BootFile)
+        siaddr, file = UNSPECIFIED, b""
         if isinstance(boot, BootFile):
-            options.update(_boot_options(client, boot, self._address, request))
+            options.update(self._boot_options(client, boot, request))
+            siaddr, file = self._address, header_file(boot)
         packet = Packet.reply_to(
             request,
-            ciaddr=_kept_address(message_type, request),
+            ciaddr=kept_address(message_type, request),
             yiaddr=address,
-            siaddr=self._address if boots else UNSPECIFIED,
-            file=_header_file(boot) if isinstance(boot, BootFile) else b"",
+            siaddr=siaddr,
+            file=file,
             options=options,
         )
-        reply = self._send(request, client, packet, lease)
-        if lease is not None and subnet.leases.is_reserved(client.mac, address):
-            return replace(reply, is_fixed=True)
-        return reply
+        is_fixed = lease is not None and subnet.leases.is_reserved(client.mac, address)
+        return self._send(request, client, packet, lease, is_fixed=is_fixed)
 
     def _own_options(self, client: Client, subnet: Subnet) -> dict[int, bytes]:
         """What the configuration says: the network's, then the node's."""
@@ -377,7 +337,7 @@ class Responder:
         node = table.to_boot(client.mac)
         if node is not None:
             options = {**options, **node.options}
-            if opt.CLASSLESS_ROUTES.code in options:
+            if opt.CLASSLESS_ROUTES.code in node.options:
                 options = with_default_route(options)
             if table.by_mac(client.mac) is not None:
                 options.setdefault(opt.HOST_NAME.code, node.name.encode())
@@ -398,7 +358,7 @@ class Responder:
                 ]
             ),
         )
-        return self._send(request, client, _with_broadcast(packet))
+        return self._send(request, client, with_broadcast(packet))
 
     # ProxyDHCP
 
@@ -413,7 +373,7 @@ class Responder:
         if not isinstance(boot, BootFile):
             return Ignored(reason=boot.reason, client=client)
         # There is no address to send it to: broadcast, whatever the client asked for.
-        packet = _with_broadcast(self._boot_packet(MessageType.OFFER, request, client, boot))
+        packet = with_broadcast(self._boot_packet(MessageType.OFFER, request, client, boot))
         return self._send(request, client, packet)
 
     def _boot_server(self, request: Packet, arrival: Arrival, client: Client) -> Reply | Ignored:
@@ -444,18 +404,30 @@ class Responder:
     ) -> Packet:
         """A reply that says what to boot and gives no address."""
         options = dict([self._type(message_type), self._server_id(request)])
-        options.update(_boot_options(client, boot, self._address, request))
+        options.update(self._boot_options(client, boot, request))
         if client.speaker is Speaker.IPXE:
-            options.update(_IPXE_PROXY_OPTIONS)
+            options.update(IPXE_PROXY_OPTIONS)
         return Packet.reply_to(
             request,
-            ciaddr=_kept_address(message_type, request),
+            ciaddr=kept_address(message_type, request),
             siaddr=self._address,
-            file=_header_file(boot),
+            file=header_file(boot),
             options=options,
         )
 
     # Both
+
+    def _boot_options(self, client: Client, boot: BootFile, request: Packet) -> dict[int, bytes]:
+        """The boot parameters as this kind of client reads them."""
+        options = {
+            opt.BOOT_FILE.code: opt.BOOT_FILE.serialize(boot.name),
+            **self._speaker_options[client.speaker],
+        }
+        uuid = request.options.get(opt.MACHINE_UUID.code)
+        is_firmware = client.speaker not in (Speaker.IPXE, Speaker.OS)
+        if is_firmware and uuid is not None and len(uuid) <= opt.VALUE_SIZE_MAX:
+            options[opt.MACHINE_UUID.code] = uuid
+        return options
 
     def _type(self, message_type: MessageType) -> tuple[int, bytes]:
         return opt.MESSAGE_TYPE.item(message_type)
@@ -477,7 +449,13 @@ class Responder:
         )
 
     def _send(
-        self, request: Packet, client: Client, packet: Packet, lease: Lease | None = None
+        self,
+        request: Packet,
+        client: Client,
+        packet: Packet,
+        lease: Lease | None = None,
+        *,
+        is_fixed: bool = False,
     ) -> Reply:
         """RFC 2131 section 4.1: the relay, the client's own address, everybody, or its MAC."""
         is_unconfigured = False
@@ -499,68 +477,5 @@ class Responder:
             client=client,
             is_unconfigured=is_unconfigured,
             lease=lease,
+            is_fixed=is_fixed,
         )
-
-
-def _kept_address(message_type: MessageType, request: Packet) -> IPv4Address:
-    """The reply's ciaddr: only an ACK repeats the address that a renewing client has already.
-
-    Some clients fill it in beside option 50, when they have no address to be reached at.
-    """
-    is_kept = message_type is MessageType.ACK and request.requested_address is None
-    return request.ciaddr if is_kept else UNSPECIFIED
-
-
-def _boot_options(
-    client: Client, boot: BootFile, server: IPv4Address, request: Packet
-) -> dict[int, bytes]:
-    """The boot parameters as this kind of client reads them."""
-    options = dict([opt.BOOT_FILE.item(boot.name)])
-    match client.speaker:
-        case Speaker.IPXE:
-            # No option 43 or 60: iPXE would look for a PXE boot menu. And without the word that
-            # there is no ProxyDHCP, it waits seconds for one.
-            options.update([opt.IPXE_ENCAPSULATED.item(pxe.IPXE_NO_PXEDHCP)])
-            return options
-        case Speaker.OS:
-            options.update([opt.TFTP_SERVER.item(str(server))])
-            return options
-        case Speaker.HTTP_BOOT:
-            # EDK2 takes an offer for HTTP Boot only if it says so itself.
-            options.update([opt.VENDOR_CLASS.item(pxe.HTTP_CLIENT)])
-        case _:
-            options.update(
-                [
-                    opt.TFTP_SERVER.item(str(server)),
-                    # Exactly this text: EDK2 and ROMs compare nine bytes.
-                    opt.VENDOR_CLASS.item(pxe.PXE_CLIENT),
-                    # Skip the discovery of boot servers, boot this file. Without it EDK2 would
-                    # ask port 4011 before it believes an offer that says PXEClient.
-                    opt.VENDOR_ENCAPSULATED.item(pxe.BOOT_THIS_FILE),
-                ]
-            )
-    uuid = request.options.get(opt.MACHINE_UUID.code)
-    if uuid is not None and len(uuid) <= opt.VALUE_SIZE_MAX:
-        options[opt.MACHINE_UUID.code] = uuid
-    return options
-
-
-def _header_file(boot: BootFile) -> bytes:
-    """The header's file field; empty when the name does not fit, and option 67 has it alone."""
-    name = boot.name.encode("ascii")
-    return name if len(name) <= FILE_SIZE_MAX else b""
-
-
-def _with_broadcast(packet: Packet) -> Packet:
-    """The reply with its broadcast flag set, which relays obey as well."""
-    return replace(packet, flags=packet.flags | FLAG_BROADCAST)
-
-
-_IPXE_PROXY_OPTIONS = dict(
-    [
-        # iPXE looks for a ProxyDHCP offer by its vendor class.
-        opt.VENDOR_CLASS.item(pxe.PXE_CLIENT),
-        # Above the DHCP server's own settings, should it send a boot file as well.
-        opt.IPXE_ENCAPSULATED.item(pxe.IPXE_PROXY_FIRST),
-    ]
-)

@@ -32,7 +32,8 @@ from bootnode.dhcp.packet import (
     Packet,
 )
 from bootnode.dhcp.prober import Prober
-from bootnode.dhcp.responder import BROADCAST, Arrival, Ignored, Reply, Responder
+from bootnode.dhcp.replies import BROADCAST, Arrival, Ignored, Reply
+from bootnode.dhcp.responder import Responder
 from bootnode.dhcp.throttle import Throttle
 from bootnode.errors import PacketError
 

@@ -18,7 +18,6 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +30,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bootnode.config import check_image_name
 from bootnode.errors import ImageError
+from bootnode.image.durable import (
+    NEW_SUFFIX,
+    freed_bytes,
+    make_readable_folder,
+    replace_link,
+    replace_text,
+    seal,
+    sync,
+)
 from bootnode.image.retention import past, push
 from bootnode.nodes import Loader
 
@@ -42,7 +50,6 @@ _HISTORY = "history"
 _LOCK = ".lock"
 _STAGING_PREFIX = ".staging-"
 _DELETED_PREFIX = ".deleted-"
-_NEW_SUFFIX = ".new"
 CURRENT_TRIES = 3
 """How often a reader follows `current` that is moved away just then."""
 
@@ -298,7 +305,7 @@ class ImageStore:
         _check_root(name, contents.root, files)
         version = _version(name, contents, files)
         target = image_folder / version
-        _make_readable_folder(image_folder)
+        make_readable_folder(image_folder)
         if target.exists() and not self._is_whole(name, version, files, staged):
             self._remove(target, f"{name}-{version}")
         if not target.exists():
@@ -311,9 +318,9 @@ class ImageStore:
                 built_at=int(time.time()),
             )
             _write_manifest(staged / MANIFEST, manifest)
-            _seal(staged)
+            seal(staged)
             staged.rename(target)
-            _sync(image_folder)
+            sync(image_folder)
         return self.make_current(name, version)
 
     @contextmanager
@@ -344,8 +351,9 @@ class ImageStore:
         before = self.current_name(name)
         if before != version:
             # Before the link: if we are killed between, the link still says what holds.
-            self._write_history(name, push(self._history(name), before, version))
-            self._point_current_to(name, version)
+            history = push(self._history(name), before, version)
+            replace_text(self._image_folder(name) / _HISTORY, "\n".join([*history, ""]))
+            replace_link(self._image_folder(name) / _CURRENT, version)
         return image
 
     def roll_back(self, name: str) -> ImageVersion:
@@ -365,7 +373,7 @@ class ImageStore:
             )
         # The history stays: what comes after `current` in it is the future no more.
         image = self.load(name, before[0])
-        self._point_current_to(name, image.version)
+        replace_link(self._image_folder(name) / _CURRENT, image.version)
         return image
 
     def delete(self, name: str, version: str) -> int:
@@ -413,7 +421,7 @@ class ImageStore:
         # Out of sight by one rename, so that nobody sees half a version; it needs no space either.
         doomed = self.folder / f"{_DELETED_PREFIX}{name}"
         folder.rename(doomed)
-        freed = sum(_freed_bytes(file) for file in doomed.rglob("*"))
+        freed = sum(freed_bytes(file) for file in doomed.rglob("*"))
         shutil.rmtree(doomed)
         return freed
 
@@ -430,7 +438,7 @@ class ImageStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        _make_readable_folder(self.folder)
+        make_readable_folder(self.folder)
         with (self.folder / _LOCK).open("ab", buffering=0) as lock:
             try:
                 # The kernel lets go of it however we end, so a killed build blocks nobody.
@@ -440,8 +448,7 @@ class ImageStore:
                     f"another build runs in {self.folder}, or versions are deleted there"
                     f"{_holder(self.folder / _LOCK)}: wait until that has ended"
                 ) from error
-            # On a full disk too: who deletes makes room.
-            with suppress(OSError):
+            with suppress(OSError):  # a courtesy, for which a full disk may have no room
                 lock.truncate(0)
                 lock.write(f"process {os.getpid()}: {_own_command()}".encode())
             yield
@@ -450,15 +457,8 @@ class ImageStore:
         for entry in self.folder.iterdir():
             if entry.name.startswith((_STAGING_PREFIX, _DELETED_PREFIX)):
                 shutil.rmtree(entry)
-        for file in self.folder.glob(f"*/.*{_NEW_SUFFIX}"):
+        for file in self.folder.glob(f"*/.*{NEW_SUFFIX}"):
             file.unlink()
-
-    def _point_current_to(self, name: str, version: str) -> None:
-        image_folder = self._image_folder(name)
-        new_link = image_folder / f".{_CURRENT}{_NEW_SUFFIX}"
-        new_link.symlink_to(version)
-        new_link.replace(image_folder / _CURRENT)
-        _sync(image_folder)
 
     def _history(self, name: str) -> list[str]:
         try:
@@ -466,14 +466,6 @@ class ImageStore:
         except FileNotFoundError:
             return []
         return [line for line in text.split() if _VERSION_PATTERN.fullmatch(line)]
-
-    def _write_history(self, name: str, history: Sequence[str]) -> None:
-        file = self._image_folder(name) / _HISTORY
-        new = file.with_name(f".{_HISTORY}{_NEW_SUFFIX}")
-        new.write_text("".join(f"{version}\n" for version in history), encoding="ascii")
-        new.chmod(0o644)
-        _sync(new)
-        new.replace(file)
 
 
 def hash_tree(*folders: Path) -> str:
@@ -543,36 +535,6 @@ def _check_root(name: str, root: RootFile | None, files: Sequence[FileEntry]) ->
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:
     path.write_text(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
-
-
-def _seal(folder: Path) -> None:
-    """Make a version readable by all and writable by none, and be sure that it is on the disk."""
-    for file in folder.iterdir():
-        file.chmod(0o444)
-        _sync(file)
-    folder.chmod(0o755)
-    _sync(folder)
-
-
-def _make_readable_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
-        # Whatever the umask: the daemon is another user.
-        folder.chmod(0o755)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _freed_bytes(file: Path) -> int:
-    """What removing this file frees: nothing if it has another name elsewhere."""
-    status = file.lstat()
-    return status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0
 
 
 def _first_line(error: Exception) -> str:

@@ -26,6 +26,7 @@ from aiohttp.http import HttpProcessingError
 from bootnode.addresses import MacAddress
 from bootnode.boot import ipxe
 from bootnode.boot.journal import REPORT_MAX, REPORTED_STAGES, Journal, Stage
+from bootnode.boot.nodefiles import Asked
 from bootnode.boot.plan import (
     LOADER_NAMES,
     NODE_FILES,
@@ -53,6 +54,8 @@ REPORT_MAX_BYTES = 2048
 REPORT_AGE_MAX_S = 600.0
 """Older reports count as made now: no clock of a node moves our history far."""
 REPORT_TIMEOUT_S = 10.0
+REASON_MAX = 200
+"""Characters of a reason in a status line."""
 
 
 class WebApp:
@@ -164,7 +167,7 @@ class WebApp:
             node,
             mac,
             _site(request),
-            image=await self._image(node, _site(request)),
+            image=await self._image(node, _asked(request)),
             is_spent=node is not None and self._policy.is_spent(node),
         )
         if request.method == "GET" and self._is_from(request, mac):
@@ -181,14 +184,14 @@ class WebApp:
                     self._journal.use_image(mac, "")
         return web.Response(text=ipxe.render(plan))
 
-    async def _image(self, node: Node | None, site: Site) -> ImageFiles | str:
+    async def _image(self, node: Node | None, asked: Asked | None) -> ImageFiles | str:
         """The current version, or a sentence that says why this node cannot be given one."""
         if node is None or node.image is None:
             return "the node has no image"
         try:
             while True:
                 version = self._images.current(node.image)
-                problem = await self._node_files.problem(version, node, site.address)
+                problem = await self._node_files.problem(version, node, asked)
                 # One that was replaced meanwhile may be deleted: nobody knew of this node.
                 if self._images.current(node.image).version == version.version:
                     return problem or image_files(version)
@@ -244,15 +247,17 @@ class WebApp:
             raise web.HTTPNotFound
         if not self._is_from(request, mac):
             self._refuse(request, mac, "nodefiles", "its files")
-        now, site = self._clock(), _site(request)
+        now = self._clock()
         self._journal.fetch(mac, f"{version.name}/{version.version}", now=now)
         try:
-            body = await self._node_files.archive(version, node, site.address, mtime=int(now))
+            body = await self._node_files.archive(version, node, _asked(request), mtime=int(now))
         except (ImageError, NodeFilesError) as error:
-            # The table has changed since the script; the next script will say it on the screen.
+            # The table has changed since the script, and the next script will say why; or there
+            # was no script, and the status line is all that wget of busybox shows of an answer.
             self._journal.note(mac, f"files not made: {error}", now=now)
             log.error("mac=%s node=%s files not made: %s", mac, node.name, error)
-            raise web.HTTPConflict from None
+            reason = _printable(str(error)).encode("ascii", "replace").decode()
+            return web.Response(status=409, reason=reason[:REASON_MAX])
         response = web.Response(body=body)
         await response.prepare(request)
         await response.write_eof()
@@ -404,6 +409,11 @@ def _site(request: web.Request) -> Site:
     if isinstance(name, tuple):
         return Site(address=IPv4Address(name[0]), http_port=name[1])
     return Site(address=IPv4Address("127.0.0.1"), http_port=80)
+
+
+def _asked(request: web.Request) -> Asked | None:
+    client = _peer(request)
+    return Asked(client=client, server=_site(request).address) if client is not None else None
 
 
 def _resolve(roots: FileRoots, name: str) -> Path:

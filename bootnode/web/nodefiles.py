@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address
 from typing import TypeVar
 
-from bootnode.boot.nodefiles import Keys, NodeFile, NodeNetwork, Renderer, archive
+from bootnode.boot.nodefiles import Asked, Keys, NodeFile, NodeNetwork, Renderer, archive
 from bootnode.boot.plan import Policy
 from bootnode.errors import ImageError, NodeFilesError
 from bootnode.image import nodefiles
@@ -36,12 +35,12 @@ class NodeFiles:
         """Give up what waits to be rendered."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    async def problem(self, version: ImageVersion, node: Node, server: IPv4Address) -> str | None:
+    async def problem(self, version: ImageVersion, node: Node, asked: Asked | None) -> str | None:
         """Why the files of this node cannot be made, in a sentence; None when they can."""
         if version.manifest.node_files is None:
             return None
         try:
-            await self._in_thread(self._render, version, node, server)
+            await self._in_thread(self._render, version, node, asked)
         except ImageError as error:
             return str(error)
         except NodeFilesError as error:
@@ -52,7 +51,7 @@ class NodeFiles:
         return None
 
     async def archive(
-        self, version: ImageVersion, node: Node, server: IPv4Address, *, mtime: int
+        self, version: ImageVersion, node: Node, asked: Asked | None, *, mtime: int
     ) -> bytes:
         """The ramdisk with this node's files; `mtime` in seconds since 1970.
 
@@ -62,7 +61,7 @@ class NodeFiles:
         """
 
         def make() -> bytes:
-            return archive(self._render(version, node, server), mtime=mtime)
+            return archive(self._render(version, node, asked), mtime=mtime)
 
         return await self._in_thread(make)
 
@@ -70,7 +69,7 @@ class NodeFiles:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, work, *arguments)
 
-    def _render(self, version: ImageVersion, node: Node, server: IPv4Address) -> list[NodeFile]:
+    def _render(self, version: ImageVersion, node: Node, asked: Asked | None) -> list[NodeFile]:
         tree = nodefiles.load(version)
         if tree is None:
             return []
@@ -79,4 +78,4 @@ class NodeFiles:
             renderer = Renderer(table=table, networks=self._networks, keys=self._keys)
             self._renderer = renderer
         image = f"{version.name}/{version.version}"
-        return renderer.render(tree, node, image=image, server=server)
+        return renderer.render(tree, node, image=image, asked=asked)

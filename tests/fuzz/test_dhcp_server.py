@@ -15,7 +15,8 @@ from bootnode.dhcp import options as opt
 from bootnode.dhcp.leases import Lease, LeaseTable
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import BOOTREPLY, BOOTREQUEST, UNSPECIFIED, Packet
-from bootnode.dhcp.responder import BROADCAST, Arrival, Reply, Responder
+from bootnode.dhcp.replies import BROADCAST, Arrival, Reply
+from bootnode.dhcp.responder import Responder
 from bootnode.dhcp.subnet import Subnet
 from bootnode.errors import PacketError
 from bootnode.nodes import NodeTable

@@ -89,6 +89,7 @@ def site(tmp_path: Path, built: Path) -> Iterator[Site]:
 
 BIOS_STAGES = "discover offer request ack script kernel initrd init up"
 UEFI_STAGES = "discover offer request ack loader script kernel initrd init up"
+UNIFIED_STAGES = UEFI_STAGES.replace("script ", "")
 # The other server's ACK is its own; so is its offer, but ours is a ProxyDHCP one.
 BIOS_PROXY_STAGES = BIOS_STAGES.replace("ack ", "")
 UEFI_PROXY_STAGES = UEFI_STAGES.replace("ack ", "")
@@ -154,14 +155,63 @@ echo "NODE: {{ node.name }} in {{ vars.room }} asks {{ network.server }}"
 """
 
 
-@pytest.mark.parametrize(("name", "firmware"), [("alder", "bios"), ("birch", "uefi")])
-def test_a_node_gets_files_of_its_own(site: Site, name: str, firmware: Firmware) -> None:
+# One file holds all, and its last byte says that kernel and ramdisk are there.
+UNIFIED_STAGES = UEFI_STAGES.replace("script ", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "firmware", "loader", "stages"),
+    [
+        ("alder", "bios", "ipxe", BIOS_STAGES),
+        ("birch", "uefi", "ipxe", UEFI_STAGES),
+        # No ramdisk can be added for the node: init fetches its files.
+        ("alder", "uefi-http", "uki", UNIFIED_STAGES),
+    ],
+)
+def test_a_node_gets_files_of_its_own(
+    site: Site, name: str, firmware: Firmware, loader: str, stages: str
+) -> None:
     with_node_files(ImageStore(site.state / "images"), {"etc/profile.j2": PROFILE})
     network = "dhcp: full, pool: 172.31.5.90-172.31.5.95"
-    site.serve(network, extra=f"vars: {{room: the-{name}-room}}")
+    site.serve(network, extra=f"loader: {loader}, vars: {{room: the-{name}-room}}")
     machine = site.boot(name, firmware)
-    assert_is_up(site, machine, BIOS_STAGES if firmware == "bios" else UEFI_STAGES)
+    assert_is_up(site, machine, stages)
     machine.wait_console(f"NODE: {name} in the-{name}-room asks 172.31.5.1", BOOT_TIMEOUT_S)
+
+
+@pytest.mark.parametrize(
+    ("firmware", "stages"),
+    [
+        ("uefi", UNIFIED_STAGES),
+        ("uefi-http", UNIFIED_STAGES),
+        # A BIOS machine of the same table is helped by iPXE.
+        ("bios", BIOS_STAGES),
+    ],
+)
+def test_a_node_boots_without_a_boot_loader(site: Site, firmware: Firmware, stages: str) -> None:
+    daemon = site.serve("dhcp: full", extra="loader: uki, boot: once")
+    machine = site.boot("alder", firmware)
+    assert_is_up(site, machine, stages)
+    assert ("iPXE" in machine.console_text) == (firmware == "bios")
+    assert "node=alder has had its `boot: once`" in daemon.log_text
+
+
+def test_a_unified_kernel_image_brings_files_of_the_nodes_own(site: Site) -> None:
+    with_node_files(ImageStore(site.state / "images"), {"etc/profile.j2": PROFILE})
+    site.serve("dhcp: full", extra="loader: uki, vars: {room: attic}")
+    machine = site.boot("alder", "uefi-http")
+    assert_is_up(site, machine, UNIFIED_STAGES)
+    machine.wait_console("NODE: alder in attic asks 172.31.5.1", BOOT_TIMEOUT_S)
+
+
+def test_ipxe_holds_what_no_unified_kernel_image_can_boot_yet(site: Site) -> None:
+    hidden = site.state / "elsewhere"
+    (site.state / "images" / "failsafe").rename(hidden)
+    site.serve("dhcp: full", extra="loader: uki")
+    machine = site.boot("alder", "uefi")
+    machine.wait_console("alder waits: image 'failsafe' is not built", BOOT_TIMEOUT_S)
+    hidden.rename(site.state / "images" / "failsafe")
+    machine.wait_console("bootnode: init alder ", BOOT_TIMEOUT_S)
 
 
 def with_node_files(store: ImageStore, files: Mapping[str, str]) -> None:
@@ -174,15 +224,10 @@ def with_node_files(store: ImageStore, files: Mapping[str, str]) -> None:
         for entry in image.manifest.files:
             (staged / entry.name).hardlink_to(image.folder / entry.name)
         nodefiles.write(entries, staged / nodefiles.FILE)
-        contents = Contents(
-            kernel=image.kernel,
-            initrds=image.initrds,
-            kernel_args=image.kernel_args,
-            kernel_release=image.manifest.kernel_release,
-            ram_bytes=image.manifest.ram_bytes,
-            node_files=nodefiles.FILE,
-        )
-        store.publish("failsafe", staged, contents, Provenance(recipe_sha256="", packages={}))
+        contents = image.manifest.model_dump(include=set(Contents.model_fields))
+        contents["node_files"] = nodefiles.FILE
+        provenance = Provenance(recipe_sha256="", packages={})
+        store.publish("failsafe", staged, Contents(**contents), provenance)
 
 
 def test_boot_once_boots_once_and_then_from_the_disk(site: Site) -> None:

@@ -18,7 +18,8 @@ LEVELS = {
         config nodes
         boot/client boot/plan boot/ipxe boot/journal boot/nodefiles
         boot/templates boot/uki boot/usage
-        dhcp/book dhcp/pool dhcp/leases dhcp/subnet dhcp/throttle dhcp/responder tftp/transfer
+        dhcp/book dhcp/pool dhcp/leases dhcp/subnet dhcp/throttle
+        dhcp/replies dhcp/responder tftp/transfer
         image/keys image/retention image/spec lab/config
     """,
     2: """

@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -118,7 +118,8 @@ def load_text(text: str) -> NodeTable:
 def rendered(table: NodeTable, node: Node, tree: FileTree) -> dict[str, str]:
     """The files of a node on the network that the pages have."""
     network = NodeNetwork(
-        server=IPv4Interface("10.77.0.1/24"),
+        server=IPv4Address("10.77.0.1"),
+        subnet=IPv4Network("10.77.0.0/24"),
         http_port=8080,
         settings=NetworkSettings(interface="eth1", dhcp="full"),
     )

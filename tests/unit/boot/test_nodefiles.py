@@ -5,15 +5,24 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 import pytest
 
 from bootnode.addresses import MacAddress
 from bootnode.boot import nodefiles
-from bootnode.boot.nodefiles import FILES_MAX, FileTree, NodeFile, NodeNetwork, Renderer, archive
-from bootnode.config import NetworkSettings
+from bootnode.boot.nodefiles import (
+    FILES_MAX,
+    Asked,
+    FileTree,
+    NodeFile,
+    NodeNetwork,
+    Renderer,
+    archive,
+    node_networks,
+)
+from bootnode.config import Config, NetworkSettings
 from bootnode.errors import KeysError, NodeFilesError
 from bootnode.image import cpio
 from bootnode.nodes import Boot, Node, NodeTable
@@ -40,23 +49,24 @@ BIRCH = node("birch", macs=MACS[2:3])
 CEDAR = node("cedar", "10.78.0.12", macs=MACS[3:])
 
 
-def network(server: str, **settings: Any) -> NodeNetwork:
+def network(subnet: str, **settings: Any) -> NodeNetwork:
     return NodeNetwork(
-        server=IPv4Interface(server),
+        server=IPv4Network(subnet)[1],
+        subnet=IPv4Network(subnet),
         http_port=8080,
         settings=NetworkSettings(interface="eth1", dhcp="full", **settings),
     )
 
 
 FIRST = network(
-    "10.77.0.1/24",
+    "10.77.0.0/24",
     router="10.77.0.254",
     dns=["10.77.0.1", "10.77.0.2"],
     domain="lab.example",
     ntp="10.77.0.3",
     mtu=9000,
 )
-SECOND = network("10.78.0.1/16")
+SECOND = network("10.78.0.0/16")
 
 
 class Keys:
@@ -123,21 +133,50 @@ def test_without_a_domain_hosts_have_plain_names() -> None:
     assert rendered("{{ hosts }}", CEDAR).splitlines()[-1] == "10.78.0.12 cedar"
 
 
+def asked(client: str, server: str) -> Asked:
+    return Asked(client=IPv4Address(client), server=IPv4Address(server))
+
+
 @pytest.mark.parametrize(
-    ("node", "server", "expected"),
+    ("node", "asked", "prefix", "server"),
     [
-        (ALDER, None, FIRST),
-        (CEDAR, None, SECOND),
-        # A fixed address says more than where the node asks: `check` knows it too.
-        (CEDAR, "10.77.0.1", SECOND),
-        (BIRCH, None, FIRST),
-        (BIRCH, "10.78.0.1", SECOND),
-        (BIRCH, "127.0.0.1", FIRST),
+        (ALDER, None, 24, "10.77.0.1"),
+        (CEDAR, None, 16, "10.78.0.1"),
+        # A fixed address says more than the one of the moment: `check` knows it too.
+        (CEDAR, asked("10.77.0.99", "10.77.0.1"), 16, "10.77.0.1"),
+        (BIRCH, None, 24, "10.77.0.1"),
+        (BIRCH, asked("10.78.0.99", "10.78.0.1"), 16, "10.78.0.1"),
+        # Behind a relay or router, it may ask any of our addresses.
+        (BIRCH, asked("10.78.0.99", "10.77.0.1"), 16, "10.77.0.1"),
+        (BIRCH, asked("192.0.2.7", "10.78.0.1"), 24, "10.78.0.1"),
+        (BIRCH, asked("127.0.0.1", "127.0.0.1"), 24, "10.77.0.1"),
     ],
 )
-def test_the_network_of_a_node(node: Node, server: str | None, expected: NodeNetwork) -> None:
-    address = IPv4Address(server) if server is not None else None
-    assert rendered("{{ network.server }}", node, server=address) == str(expected.server.ip)
+def test_the_network_of_a_node(node: Node, asked: Asked | None, prefix: int, server: str) -> None:
+    text = "{{ network.prefix }} {{ network.server }}"
+    assert rendered(text, node, asked=asked) == f"{prefix} {server}"
+
+
+def test_the_networks_of_a_configuration() -> None:
+    config = Config.model_validate(
+        {
+            "networks": [
+                {"subnet": "10.79.0.0/24", "dhcp": "full", "router": "10.79.0.254"},
+                {"interface": "eth1", "dhcp": "full"},
+                {"interface": "eth2", "dhcp": "proxy"},
+            ],
+            "http": {"port": 80},
+        }
+    )
+    addresses = {"eth1": IPv4Interface("10.77.0.1/24"), "eth2": IPv4Interface("10.78.0.1/16")}
+    networks = node_networks(config, addresses)
+    assert [(str(each.server), str(each.subnet)) for each in networks] == [
+        ("10.77.0.1", "10.79.0.0/24"),
+        ("10.77.0.1", "10.77.0.0/24"),
+        ("10.78.0.1", "10.78.0.0/16"),
+    ]
+    values = networks[0].values(networks[0].server)
+    assert (values["router"], values["url"]) == ("10.79.0.254", "http://10.77.0.1")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +184,7 @@ def test_the_network_of_a_node(node: Node, server: str | None, expected: NodeNet
 )
 def test_what_a_node_has_not_is_no_text(text: str) -> None:
     with pytest.raises(NodeFilesError):
-        rendered(text, BIRCH, server=IPv4Address("10.78.0.1"))
+        rendered(text, BIRCH, asked=asked("10.78.0.99", "10.78.0.1"))
 
 
 def files_of(entries: list[cpio.Entry]) -> dict[str, NodeFile]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -118,3 +119,16 @@ def test_a_reader_that_has_enough_is_no_trouble(folder: Path) -> None:
     finally:
         os.close(writing)
     assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_what_is_copied_from_a_table_is_in_one_piece(width: int) -> None:
+    from rich.console import Console
+
+    version, node = "0123456789abcdef", "a-node-with-quite-a-long-name"
+    table = rich_table(("NODE", "VERSION", "DETAIL"), [(node, version, "words " * 20)])
+    console = Console(width=width, file=io.StringIO())
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    assert version in console.file.getvalue()
+    assert "…" not in console.file.getvalue()

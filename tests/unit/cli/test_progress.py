@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -40,12 +41,9 @@ def test_a_terminal_shows_every_step_of_the_build() -> None:
     console.print(board.table())
     assert isinstance(console.file, io.StringIO)
     lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
-    assert lines == [
-        "✓ rootfs 38.0 s 595.0 MB debian",
-        "✓ customise 5 B skipped, as [it] is",
-        "▶ archive 0 s root.squashfs",
-        "· publish",
-    ]
+    assert lines[:2] == ["✓ rootfs 38.0 s 595.0 MB debian", "✓ customise 5 B skipped, as [it] is"]
+    assert re.fullmatch(r"▶ archive \d+ s root\.squashfs", lines[2])
+    assert lines[3:] == ["· publish"]
 
 
 def test_a_terminal_is_given_the_live_table(

@@ -17,7 +17,7 @@ from scapy.utils import wrpcap
 from bootnode.dhcp import options as opt
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import Packet
-from bootnode.dhcp.responder import Reply
+from bootnode.dhcp.replies import Reply
 from bootnode.dhcp.values import RelayAgentInfo, RelaySubOption
 from bootnode.net import udp_packet
 from tests.unit.dhcp.test_responder import (

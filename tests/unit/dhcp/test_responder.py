@@ -17,7 +17,8 @@ from bootnode.dhcp import options as opt
 from bootnode.dhcp.leases import Lease, LeaseState, LeaseTable
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import BOOTREPLY, BOOTREQUEST, UNSPECIFIED, Packet
-from bootnode.dhcp.responder import BROADCAST, Arrival, Ignored, Reply, Responder
+from bootnode.dhcp.replies import BROADCAST, Arrival, Ignored, Reply
+from bootnode.dhcp.responder import Responder
 from bootnode.dhcp.subnet import Subnet
 from bootnode.dhcp.values import RelayAgentInfo, RelaySubOption
 from bootnode.nodes import Boot, Node, NodeTable
@@ -974,6 +975,16 @@ def test_one_client_has_a_lease_in_each_subnet() -> None:
     near = reply(served.handle(discover, broadcast(), now=NOW)).packet.yiaddr
     far = reply(served.handle(replace(discover, giaddr=FAR_RELAY), FROM_FAR, now=NOW)).packet.yiaddr
     assert (str(near)[:6], str(far)[:6]) == ("10.77.", "10.78.")
+
+
+def test_proxydhcp_through_a_relay(capture: Capture) -> None:
+    """The relay sends its clients' requests to two servers: theirs, and this one."""
+    request = replace(capture("dell_uefi_x64_pxe_discover"), giaddr=FAR_RELAY)
+    far = NetworkSettings.model_validate({"subnet": "10.78.0.0/24", "dhcp": "proxy"})
+    served = responder(node(mac_of(request)), remote=[far])
+    offer = reply(served.handle(request, FROM_FAR, now=NOW))
+    assert (offer.destination, offer.port) == (FAR_RELAY, 67)
+    assert (offer.packet.yiaddr, offer.packet.file) == (UNSPECIFIED, b"snponly.efi")
 
 
 def test_dhcp_off_answers_nobody_but_relays() -> None:

@@ -354,6 +354,7 @@ except OSError as error:
     print("publish:", error.strerror)
 print(store.current_name("failsafe") == c, sorted(os.listdir(store.folder)))
 
+(store.folder / ".lock").write_bytes(b"")  # not even a place to write down who holds it
 with (place / "filler").open("wb", buffering=0) as filler:
     try:
         while filler.write(bytes(4096)):

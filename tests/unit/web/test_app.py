@@ -10,7 +10,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +184,12 @@ def publish(
 
 def files_of_nodes(policy: Policy) -> NodeFiles:
     settings = NetworkSettings(interface="eth1", dhcp="full")
-    server = IPv4Interface("10.77.0.1/24")
-    network = NodeNetwork(server=server, http_port=8080, settings=settings)
+    network = NodeNetwork(
+        server=IPv4Address("10.77.0.1"),
+        subnet=IPv4Network("10.77.0.0/24"),
+        http_port=8080,
+        settings=settings,
+    )
     return NodeFiles(policy=policy, networks=[network], keys=StandInKeys())
 
 
@@ -589,7 +593,11 @@ async def test_a_template_that_fails_holds_that_node_and_no_other(site: Site) ->
     script = (await site.read("/boot/52-54-00-12-34-56.ipxe", at(ADDRESS)))[1].decode()
     assert f"\necho bootnode: n1 waits: {reason}\n" in script
     assert site.stages() == ["failed", reason]
-    assert (await site.read(files_path(site), at(ADDRESS)))[0] == 409
+    answer = await site.client.get(files_path(site), headers=at(ADDRESS))
+    assert (answer.status, answer.reason) == (
+        409,
+        "etc/rack.j2:1: there is no 'rack' (there is: room)",
+    )
     assert [note.text for note in site.record().notes] == [
         "files not made: etc/rack.j2:1: there is no 'rack' (there is: room)"
     ]

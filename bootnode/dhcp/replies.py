@@ -1,0 +1,146 @@
+"""What comes of a DHCP message, and the parts that replies are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from ipaddress import IPv4Address
+from types import MappingProxyType
+from typing import Final
+
+from bootnode.addresses import MacAddress
+from bootnode.boot.client import Client, Speaker
+from bootnode.boot.plan import BootFile
+from bootnode.dhcp import options as opt
+from bootnode.dhcp import pxe
+from bootnode.dhcp.leases import Lease
+from bootnode.dhcp.options import MessageType
+from bootnode.dhcp.packet import FILE_SIZE_MAX, FLAG_BROADCAST, UNSPECIFIED, Packet
+
+BROADCAST: Final = IPv4Address("255.255.255.255")
+TEMPLATES_MAX: Final = 256
+"""Prepared beginnings of replies; there is one for each kind of reply and lease time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """How a message came in."""
+
+    source: IPv4Address
+    source_port: int
+    destination: IPv4Address
+    """The address it was sent to: ours, or a broadcast."""
+    port: int
+    """The port it came in on: 67 or 4011."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A message to send."""
+
+    packet: Packet
+    destination: IPv4Address
+    port: int
+    size_max: int
+    """Bytes of UDP payload that the client takes."""
+    mac: MacAddress
+    client: Client
+    is_from_pxe_port: bool = False
+    """Send from port 4011, where the question came in, rather than from 67."""
+    is_unconfigured: bool = False
+    """The destination is being given to the client just now: send to its MAC without ARP."""
+    lease: Lease | None = None
+    """To be stored before this leaves."""
+    is_fixed: bool = False
+    """Whether the lease is of an address that stands in the node table, the better record."""
+    untried: IPv4Address | None = None
+    """The address on offer, if it was never lent: to be tried for another machine first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ignored:
+    """Nothing to send, and why."""
+
+    reason: str
+    client: Client | None = None
+    lease: Lease | None = None
+    """A lease that the message changed, to be stored."""
+    topic: str = ""
+    """What many such messages are counted as together; empty for what happens one by one."""
+
+
+def kept_address(message_type: MessageType, request: Packet) -> IPv4Address:
+    """The reply's ciaddr: only an ACK repeats the address that a renewing client has already.
+
+    Some clients fill it in beside option 50, when they have no address to be reached at.
+    """
+    is_kept = message_type is MessageType.ACK and request.requested_address is None
+    return request.ciaddr if is_kept else UNSPECIFIED
+
+
+@lru_cache(maxsize=TEMPLATES_MAX)
+def lease_options(
+    message_type: MessageType, server_id: int, lease_time_s: int
+) -> Mapping[int, bytes]:
+    """What every reply with an address begins with."""
+    return MappingProxyType(
+        dict(
+            [
+                opt.MESSAGE_TYPE.item(message_type),
+                opt.SERVER_ID.item(IPv4Address(server_id)),
+                opt.LEASE_TIME.item(lease_time_s),
+                opt.RENEWAL_TIME.item(lease_time_s // 2),
+                opt.REBINDING_TIME.item(lease_time_s * 7 // 8),
+            ]
+        )
+    )
+
+
+def speaker_options(speaker: Speaker, server: str) -> dict[int, bytes]:
+    """What goes beside the boot file for this kind of client."""
+    options: dict[int, bytes] = {}
+    match speaker:
+        case Speaker.IPXE:
+            # No option 43 or 60: iPXE would look for a PXE boot menu. And without the word that
+            # there is no ProxyDHCP, it waits seconds for one.
+            options.update([opt.IPXE_ENCAPSULATED.item(pxe.IPXE_NO_PXEDHCP)])
+        case Speaker.OS:
+            options.update([opt.TFTP_SERVER.item(server)])
+        case Speaker.HTTP_BOOT:
+            # EDK2 takes an offer for HTTP Boot only if it says so itself.
+            options.update([opt.VENDOR_CLASS.item(pxe.HTTP_CLIENT)])
+        case _:
+            options.update(
+                [
+                    opt.TFTP_SERVER.item(server),
+                    # Exactly this text: EDK2 and ROMs compare nine bytes.
+                    opt.VENDOR_CLASS.item(pxe.PXE_CLIENT),
+                    # Skip the discovery of boot servers, boot this file. Without it EDK2 would
+                    # ask port 4011 before it believes an offer that says PXEClient.
+                    opt.VENDOR_ENCAPSULATED.item(pxe.BOOT_THIS_FILE),
+                ]
+            )
+    return options
+
+
+def header_file(boot: BootFile) -> bytes:
+    """The header's file field; empty when the name does not fit, and option 67 has it alone."""
+    name = boot.name.encode("ascii")
+    return name if len(name) <= FILE_SIZE_MAX else b""
+
+
+def with_broadcast(packet: Packet) -> Packet:
+    """The reply with its broadcast flag set, which relays obey as well."""
+    return replace(packet, flags=packet.flags | FLAG_BROADCAST)
+
+
+IPXE_PROXY_OPTIONS: Final = dict(
+    [
+        # iPXE looks for a ProxyDHCP offer by its vendor class.
+        opt.VENDOR_CLASS.item(pxe.PXE_CLIENT),
+        # Above the DHCP server's own settings, should it send a boot file as well.
+        opt.IPXE_ENCAPSULATED.item(pxe.IPXE_PROXY_FIRST),
+    ]
+)
+"""What iPXE finds a ProxyDHCP offer by."""
