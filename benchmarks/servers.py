@@ -107,6 +107,7 @@ def _nginx() -> Path:
     """nginx of its package, unpacked where nothing starts it."""
     binary = BUILD.absolute() / "nginx" / "usr" / "sbin" / "nginx"
     if not binary.exists():
+        (BUILD / "cache").mkdir(parents=True, exist_ok=True)
         with (BUILD / "nginx.log").open("wb") as log:
             packages = Packages(cache=BUILD.absolute() / "cache", log=log)
             packages.unpack(packages.fetch("nginx"), BUILD.absolute() / "nginx")
