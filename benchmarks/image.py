@@ -2,6 +2,7 @@
 
     make bench
     .venv/bin/python -m benchmarks.image --rounds 3
+    .venv/bin/python -m benchmarks.image --formats
 
 Three ways, one node at a time, taking turns, with the same packages, kernel and init:
 
@@ -11,7 +12,8 @@ Three ways, one node at a time, taking turns, with the same packages, kernel and
 - the same image given to qemu directly (`-kernel`, `-initrd`): no firmware, no boot loader, no DHCP
   before the kernel; init fetches the root as ever.
 
-The clock runs from the start of qemu to the line `bootnode: up` on the serial console.
+The clock runs from the start of qemu to the line `bootnode: up` on the serial console. `--formats`
+builds compute in each root format and boots it once by bootnoded.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.servers import ADDRESS, BUILD, fresh_lab, start_bootnode, start_classic
@@ -34,6 +37,7 @@ from bootnode.errors import ImageError
 from bootnode.image.build import build_image, mib
 from bootnode.image.rootfs import unpacked_bytes
 from bootnode.image.spec import load_recipe, recipes_folder
+from bootnode.image.steps import Progress
 from bootnode.image.store import ImageStore, ImageVersion, RootFile
 from bootnode.lab import Lab, NodeVm
 
@@ -57,10 +61,21 @@ class Workshop:
     recipes: Path
     state: Path
 
-    def build(self, name: str) -> ImageVersion:
-        """Build it, or find that nothing has changed."""
-        store = ImageStore(self.state / "images")
-        return build_image(load_recipe(self.recipes / name), store, cache=self.state / "cache")
+    def build(self, name: str, seconds: dict[str, float] | None = None) -> ImageVersion:
+        """Build it, or find that nothing has changed; `seconds` gets those of each step."""
+
+        def note(progress: Progress) -> None:
+            if seconds is not None and progress.seconds is not None:
+                seconds[progress.step] = progress.seconds
+
+        recipe, cache = load_recipe(self.recipes / name), self.state / "cache"
+        return build_image(recipe, ImageStore(self.state / "images"), cache=cache, report=note)
+
+    def choose_format(self, name: str) -> None:
+        """Have compute's root in this format."""
+        recipe = self.recipes / "compute" / "image.yaml"
+        text = recipe.read_text()
+        recipe.write_text(re.sub(r"(?m)^  format: .*$", f"  format: {name}", text))
 
     def seconds(self) -> float:
         """How long the command takes to build compute again."""
@@ -100,10 +115,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Power-on to up, memory, rebuilds.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
+    parser.add_argument("--formats", action="store_true", help="compare the root formats instead")
     arguments = parser.parse_args()
+    # Minutes lie between two lines, also for who reads them from a file.
+    print("command: python -m benchmarks.image " + " ".join(sys.argv[1:]), flush=True)
     shop = workshop()
+    if arguments.formats:
+        formats(shop, arguments.accel)
+        return
     classic, ours = shop.build("classic"), shop.build("compute")
-    print("command: python -m benchmarks.image " + " ".join(sys.argv[1:]))
     boots(classic, ours, arguments.rounds, arguments.accel)
     memory(shop, ours)
     rebuilds(shop)
@@ -120,6 +140,7 @@ def boots(classic: ImageVersion, ours: ImageVersion, rounds: int, accel: str) ->
     for _ in range(rounds):
         for way, start in ways.items():
             taken[way].append(measure(start, accel))
+            print(f"    {way}: {taken[way][-1]:.1f} s", flush=True)
     print(f"{rounds} rounds, taking turns; median seconds from power-on to systemd's `up`")
     for way, seconds in taken.items():
         each = " ".join(f"{value:.1f}" for value in seconds)
@@ -171,6 +192,23 @@ def boot_directly(lab: Lab, image: ImageVersion) -> NodeVm:
         *("-initrd", str(initrd), "-append", line[1]),
     )
     return NodeVm(name="node", mac=MAC, memory_mib=MEMORY_MIB, arguments=arguments)
+
+
+def formats(shop: Workshop, accel: str) -> None:
+    """Print for each format what it costs to build, to hold and to boot."""
+    print(f"{'format':10} {'archive':>9} {'file':>9} {'memory':>9} {'up':>8}")
+    # tar.zst takes one package more, so it is not in the middle.
+    for name in ("squashfs", "erofs", "cpio", "tar.xz", "tar.zst"):
+        shop.choose_format(name)
+        seconds: dict[str, float] = {}
+        image = shop.build("compute", seconds)
+        root = _root(image)
+        up = measure(partial(boot_ours, image=image), accel)
+        print(
+            f"{name:10} {seconds['archive']:7.1f} s {mib(root.size_bytes):>9} "
+            f"{mib(root.ram_bytes):>9} {up:6.1f} s",
+            flush=True,
+        )
 
 
 def memory(shop: Workshop, image: ImageVersion) -> None:

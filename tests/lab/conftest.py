@@ -1,4 +1,4 @@
-"""Real images for real machines, built once for all workers of a test run."""
+"""Real images for real machines, each built once for all workers of a test run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,24 @@ from bootnode.image.store import ImageStore
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state folder with the failsafe image in it."""
+    return _state_with("failsafe", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def compute(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder with the compute image in it."""
+    return _state_with("compute", tmp_path_factory)
+
+
+def _state_with(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.getbasetemp()
     # With several workers each has a folder of its own below the run's.
     shared = base.parent if base.name.startswith("popen-") else base
-    state = shared / "state"
+    state = shared / f"state-{name}"
     state.mkdir(exist_ok=True)
-    with (shared / "state.lock").open("w") as lock:
+    with (shared / f"state-{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         store = ImageStore(state / "images")
         if not store.names():
-            build_image(load_recipe(recipes_folder() / "failsafe"), store, cache=state / "cache")
+            build_image(load_recipe(recipes_folder() / name), store, cache=state / "cache")
     return state
