@@ -62,13 +62,11 @@ class Difference:
         return len(self.added) + len(self.changed) + len(self.removed)
 
     def summary(self) -> list[tuple[str, str]]:
-        """The same as `letters`, but a new folder stands for all in it."""
+        """The same, with the new ones last, of which a folder stands for all in it."""
         new = frozenset(self.added)
-        return [
-            (letter, path)
-            for letter, path in self.letters()
-            if letter != "A" or new.isdisjoint(map(str, PurePosixPath(path).parents))
-        ]
+        tops = (path for path in new if new.isdisjoint(map(str, PurePosixPath(path).parents)))
+        others = [pair for pair in self.letters() if pair[0] != "A"]
+        return [*others, *(("A", path) for path in sorted(tops))]
 
     def letters(self) -> list[tuple[str, str]]:
         """Each path after an A, M or D, in order of the paths."""

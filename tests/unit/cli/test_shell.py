@@ -112,7 +112,7 @@ def test_a_recipe_that_is_not_there(run: Run) -> None:
             Difference(
                 added=("d", "d/e", "d/e/f", "d.txt"), changed=("d/é",), removed=("x\udcff",)
             ),
-            "A /d\nA /d.txt\nM /d/é\nD /x\\xff\nnothing is kept\n",
+            "M /d/é\nD /x\\xff\nA /d\nA /d.txt\nnothing is kept\n",
         ),
         (
             Difference(added=tuple(f"{n:03}" for n in range(50))),
