@@ -33,6 +33,7 @@ class NodeVm:
     mac: MacAddress
     firmware: Firmware = "bios"
     memory_mib: int = 1024
+    cpus: int = 1
     tap: str | None = None
     """The tap whose switch it is plugged into; None: the lab's first."""
     ends_on_reboot: bool = False
@@ -90,7 +91,9 @@ def qemu_command(vm: NodeVm, *, accel: Literal["tcg", "kvm"], files: VmFiles) ->
     """The command line that runs `vm` in the lab's folder."""
     return [
         *("qemu-system-x86_64", "-name", vm.name, "-no-user-config", "-nodefaults"),
-        *("-accel", accel, "-cpu", "qemu64", "-smp", "1", "-m", str(vm.memory_mib)),
+        # Without svm: every node would load KVM, for machines that nobody starts in it.
+        *("-accel", accel, "-cpu", "qemu64,-svm"),
+        *("-smp", str(vm.cpus), "-m", str(vm.memory_mib)),
         # graphics=off is what makes SeaBIOS, and by it iPXE, use the serial line.
         *("-machine", "pc,graphics=off", "-display", "none"),
         *_console(files),

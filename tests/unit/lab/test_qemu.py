@@ -22,7 +22,7 @@ def command_line(vm: NodeVm) -> str:
 def test_a_bios_node_boots_from_the_ipxe_in_its_nic() -> None:
     assert command_line(NodeVm(name="node-000", mac=MAC)) == (
         "qemu-system-x86_64 -name node-000 -no-user-config -nodefaults"
-        " -accel tcg -cpu qemu64 -smp 1 -m 1024"
+        " -accel tcg -cpu qemu64,-svm -smp 1 -m 1024"
         " -machine pc,graphics=off -display none"
         " -chardev socket,id=console,server=on,wait=off,"
         "path=run/node-000.console,logfile=/lab,,1/consoles/node-000.log"
