@@ -34,7 +34,8 @@ from benchmarks.servers import ADDRESS, BUILD, fresh_lab, start_bootnode, start_
 from bootnode.addresses import MacAddress
 from bootnode.boot import nodefiles
 from bootnode.errors import ImageError
-from bootnode.image.build import build_image, mib
+from bootnode.image.build import build_image
+from bootnode.image.making import mib
 from bootnode.image.rootfs import unpacked_bytes
 from bootnode.image.spec import load_recipe, recipes_folder
 from bootnode.image.steps import Progress

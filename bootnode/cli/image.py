@@ -52,7 +52,8 @@ def _store(arguments: argparse.Namespace) -> ImageStore:
 def run_build(arguments: argparse.Namespace) -> int:
     """Build, showing how far it is."""
     from bootnode.cli.progress import show_progress
-    from bootnode.image.build import build_image, build_step, steps_of
+    from bootnode.image.build import build_image, build_step
+    from bootnode.image.making import steps_of
     from bootnode.image.spec import load_recipe
 
     config = read_config(arguments)

@@ -27,8 +27,9 @@ LEVELS = {
         dhcp/prober dhcp/server tftp/server ndp/server
         web/app web/leases web/nodefiles web/sendfile web/status
         image/archive image/build image/changes image/debian image/difference image/distributions
-        image/durable image/kernel image/modules image/nodefiles image/packages image/ramdisk
-        image/rocky image/rootfs image/run image/served image/shell image/source image/steps
+        image/durable image/kernel image/making image/modules image/nodefiles image/packages
+        image/programs image/ramdisk image/rocky image/rootfs image/run image/served image/shell
+        image/source image/steps
         image/store
         lab/acceleration lab/console lab/control lab/host lab/process lab/qemu
         lab/requirements lab/vm

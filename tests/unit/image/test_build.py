@@ -14,8 +14,9 @@ from typing import Protocol
 import pytest
 
 from bootnode.errors import ImageError
-from bootnode.image import build as build_module
-from bootnode.image.build import build_image, source_date_epoch
+from bootnode.image import making
+from bootnode.image.build import build_image
+from bootnode.image.making import source_date_epoch
 from bootnode.image.spec import Recipe, load_recipe
 from bootnode.image.steps import Progress
 from bootnode.image.store import ImageStore, ImageVersion
@@ -240,7 +241,7 @@ def test_a_failed_build_keeps_what_was_published(
     def full(*_arguments: object, **_keywords: object) -> None:
         raise OSError(number, os.strerror(number), "initrd.img")
 
-    monkeypatch.setattr(build_module, "write_ramdisk", full)
+    monkeypatch.setattr(making, "write_ramdisk", full)
     with pytest.raises(ImageError, match=f"^building 'tiny' failed: {words}"):
         build(store, recipe_in(tmp_path / "tiny", RECIPE.replace("[virtio_net]", "[ext4]")))
     assert store.current("tiny") == image
