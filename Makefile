@@ -64,7 +64,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(SUDO) $(BIN)/pytest -n 2 --dist loadgroup
+	$(SUDO) $(BIN)/pytest -n 2 --dist loadfile
 
 bench: setup
 	$(SUDO) $(BIN)/python -m benchmarks.boot

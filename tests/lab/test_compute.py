@@ -19,8 +19,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.lab,
     pytest.mark.timeout(1500),
-    # One worker builds it while the other goes on.
-    pytest.mark.xdist_group("compute"),
 ]
 
 SERVER = IPv4Interface("192.168.213.1/24")

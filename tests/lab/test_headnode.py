@@ -125,7 +125,6 @@ def head(served: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hea
         yield Head(lab=lab, machine=machine)
 
 
-@pytest.mark.xdist_group("headnode")
 def test_systemd_starts_bootnoded_as_installed(head: Head) -> None:
     found = head.show("ActiveState", "UnitFileState", "NRestarts", "MainPID", "WatchdogUSec")
     process = f"/proc/{found.pop('MainPID')}"
@@ -143,14 +142,12 @@ def test_systemd_starts_bootnoded_as_installed(head: Head) -> None:
     assert (facts["NoNewPrivs"], facts["Seccomp"]) == ("1", "2")
 
 
-@pytest.mark.xdist_group("headnode")
 def test_each_card_has_its_address(head: Head) -> None:
     addresses = head.run("ip -4 -brief address")
     assert re.search(r"^eth0 +UP +172\.31\.6\.10/24", addresses, re.MULTILINE)
     assert re.search(r"^cluster +UP +10\.77\.0\.1/24", addresses, re.MULTILINE)
 
 
-@pytest.mark.xdist_group("headnode")
 def test_systemctl_starts_reloads_and_stops_it(head: Head) -> None:
     head.run("systemctl stop bootnoded")
     assert head.show("ActiveState", "Result", "ExecMainStatus") == {
@@ -170,7 +167,6 @@ def test_systemctl_starts_reloads_and_stops_it(head: Head) -> None:
     assert head.journal.count("bootnoded: ready") == 3
 
 
-@pytest.mark.xdist_group("headnode")
 def test_a_diskless_node_boots_from_the_head_node(head: Head) -> None:
     leaf = head.lab.boot(NodeVm(name="leaf", mac=LEAF_MAC, firmware="uefi", tap="net1"))
     leaf.wait_console(r"bootnode: up leaf ", BOOT_TIMEOUT_S)
@@ -182,7 +178,6 @@ def test_a_diskless_node_boots_from_the_head_node(head: Head) -> None:
     head.run("bootnode check")
 
 
-@pytest.mark.xdist_group("headnode")
 def test_systemd_hears_again_and_again_that_it_lives(head: Head) -> None:
     heard = "systemctl show bootnoded -P WatchdogTimestampMonotonic"
     head.run(f"first=$({heard}); until [ $({heard}) -gt $first ]; do sleep 1; done")

@@ -35,7 +35,6 @@ pytestmark = [
     pytest.mark.lab,
     pytest.mark.root,
     pytest.mark.timeout(300),
-    pytest.mark.xdist_group("rocky"),
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
 ]
 
