@@ -62,15 +62,18 @@ class Workshop:
     recipes: Path
     state: Path
 
-    def build(self, name: str, seconds: dict[str, float] | None = None) -> ImageVersion:
-        """Build it, or find that nothing has changed; `seconds` gets those of each step."""
+    def build(
+        self, name: str, seconds: dict[str, float] | None = None, begin: str | None = None
+    ) -> ImageVersion:
+        """Build it, from the step `begin` in any case; `seconds` gets those of each step."""
 
         def note(progress: Progress) -> None:
             if seconds is not None and progress.seconds is not None:
                 seconds[progress.step] = progress.seconds
 
         recipe, cache = load_recipe(self.recipes / name), self.state / "cache"
-        return build_image(recipe, ImageStore(self.state / "images"), cache=cache, report=note)
+        store = ImageStore(self.state / "images")
+        return build_image(recipe, store, cache=cache, report=note, begin=begin)
 
     def choose_format(self, name: str) -> None:
         """Have compute's root in this format."""
@@ -205,7 +208,7 @@ def formats(shop: Workshop, arguments: argparse.Namespace) -> None:
     for name in ("squashfs", "erofs", "cpio", "tar.xz", "tar.zst"):
         shop.choose_format(name)
         seconds: dict[str, float] = {}
-        image = shop.build("compute", seconds)
+        image = shop.build("compute", seconds, "archive")
         root = _root(image)
         up = measure(partial(boot_ours, image=image), arguments.accel, arguments.cpus)
         print(
