@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from pathlib import Path
+from typing import TypeAlias
 
 from bootnode.addresses import Interface, MacAddress
 from bootnode.checksum import internet_checksum
@@ -122,7 +123,7 @@ def dhcp_socket(interface: Interface, port: int, *, is_shared: bool) -> socket.s
     Raises:
         StartError: the port is taken, or we may not bind it.
     """
-    sock = _udp_socket()
+    sock = udp_socket()
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
@@ -159,7 +160,7 @@ def tftp_socket(interface: Interface, port: int) -> socket.socket:
     Raises:
         StartError: the port is taken, or we may not bind it.
     """
-    sock = _udp_socket()
+    sock = udp_socket()
     try:
         remedy = "change `tftp: {port: …}` in bootnoded.yaml (firmware asks no other than 69)"
         _bind(sock, (str(interface.address.ip), port), f"UDP port {port} (TFTP)", remedy)
@@ -169,7 +170,8 @@ def tftp_socket(interface: Interface, port: int) -> socket.socket:
     return sock
 
 
-def _udp_socket() -> socket.socket:
+def udp_socket() -> socket.socket:
+    """A UDP socket, not blocking, whose datagrams may be fragmented on their way."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     # Boot ROMs do not reassemble fragments and some drop datagrams with DF set.
     sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
@@ -317,12 +319,9 @@ def neighbour_socket(interface: Interface) -> socket.socket | None:
     A filter in the kernel lets through ICMPv6 types 133 and 134 only, so that the traffic of a
     busy server never wakes us.
     """
-    try:
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-    except PermissionError:
+    sock = _frame_socket(interface, _ROUTER_MESSAGES, _ETH_P_IPV6)
+    if sock is None:
         return None
-    _attach_filter(sock, _ROUTER_MESSAGES)
-    sock.bind((interface.name, _ETH_P_IPV6))
     with suppress(OSError):  # some drivers cannot; then we still see what they accept
         membership = struct.pack("iHH8s", interface.index, _PACKET_MR_ALLMULTI, 0, b"")
         sock.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
@@ -334,12 +333,17 @@ def arp_socket(interface: Interface) -> socket.socket | None:
 
     A filter in the kernel keeps out the requests that every host of a big network hears.
     """
+    return _frame_socket(interface, _ARP_REPLIES, _ETH_P_ARP)
+
+
+def _frame_socket(interface: Interface, program: _Program, protocol: int) -> socket.socket | None:
+    """A raw socket that gets what the filter `program` lets through; None if we may not."""
     try:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     except PermissionError:
         return None
-    _attach_filter(sock, _ARP_REPLIES)
-    sock.bind((interface.name, _ETH_P_ARP))
+    _attach_filter(sock, program)
+    sock.bind((interface.name, protocol))
     return sock
 
 
@@ -348,6 +352,7 @@ _PACKET_ADD_MEMBERSHIP = 1
 _PACKET_MR_ALLMULTI = 2  # solicitations go to ff02::2, which a host that routes nothing leaves out
 
 # Classic BPF as (code, jump if true, jump if false, operand); offsets from the Ethernet header.
+_Program: TypeAlias = tuple[tuple[int, int, int, int], ...]
 _ROUTER_MESSAGES = (
     (0x28, 0, 0, 12),  # ldh ethertype
     (0x15, 0, 5, _ETH_P_IPV6),
@@ -370,7 +375,7 @@ _ARP_REPLIES = (
 )
 
 
-def _attach_filter(sock: socket.socket, program: tuple[tuple[int, int, int, int], ...]) -> None:
+def _attach_filter(sock: socket.socket, program: _Program) -> None:
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
     buffer = array.array("b", code)
     address, _ = buffer.buffer_info()

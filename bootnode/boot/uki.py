@@ -51,11 +51,6 @@ Part = bytes | StoredFile
 """A run of bytes in a unified kernel image: made for the node, or a file as it is."""
 
 
-def part_size(part: Part) -> int:
-    """Bytes that a part takes."""
-    return part.size_bytes if isinstance(part, StoredFile) else len(part)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Section:
     name: bytes

@@ -31,6 +31,7 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from bootnode.errors import PacketError
+from bootnode.net import udp_socket
 from bootnode.tftp.packet import (
     Ack,
     Data,
@@ -57,8 +58,6 @@ _SHOWN_NAME = 255
 _RECEIVE_SIZE = 4096
 _HEADERS_SIZE = 20 + 8 + 4  # IPv4, UDP, DATA
 # linux/in.h; the socket module does not name them.
-_IP_MTU_DISCOVER = 10
-_IP_PMTUDISC_DONT = 0
 _IP_MTU = 14
 
 _MESSAGES = {
@@ -425,10 +424,8 @@ class _Connection:
 
 def _transfer_socket(arrival: _Arrival) -> socket.socket:
     """A socket from the address that was asked to the client, on a port of its own."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock = udp_socket()
     try:
-        # Boot ROMs choke on what path MTU discovery leads to; blksize already fits the way.
-        sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
         sock.bind((str(arrival.server), 0))
         sock.connect((str(arrival.client.host), arrival.client.port))
     except OSError:
