@@ -193,7 +193,7 @@ class WebApp:
                 version = self._images.current(node.image)
                 problem = await self._node_files.problem(version, node, asked)
                 # One that was replaced meanwhile may be deleted: nobody knew of this node.
-                if self._images.current(node.image).version == version.version:
+                if self._images.current_name(node.image) == version.version:
                     return problem or image_files(version)
         except ImageError as error:
             return str(error)
