@@ -86,6 +86,7 @@ def test_dhclient_gets_reboots_and_releases(bench: Bench, need: Callable[..., No
     # With its lease on file it asks for the same address at once: INIT-REBOOT.
     client = host.spawn(dhclient(bench, host, "-d", "-1"), name="dhclient")
     assert wait_event(client, "REBOOT").groups() == (NODE_IP, "alpha")
+    client.wait_log("bound to", timeout_s=EVENT_TIMEOUT_S)  # what -r reads is on file again
     bench.run(host, *dhclient(bench, host, "-r"))
     daemon.wait_log(f"mac={NODE_MAC} release .*it released {NODE_IP}", timeout_s=EVENT_TIMEOUT_S)
     assert address_of(bench, host) is None
