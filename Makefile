@@ -13,7 +13,8 @@ SERVER_PACKAGES := python3-venv ipxe
 BUILD_PACKAGES  := kmod mmdebstrap dnf rpm squashfs-tools erofs-utils zstd xz-utils
 LAB_PACKAGES    := qemu-system-x86 vde2 ovmf iproute2 util-linux procps
 TEST_PACKAGES   := kea-admin isc-dhcp-client dhcpcd-base atftp curl tftp-hpa tshark dnsmasq-base \
-                   ethtool shellcheck busybox-static cpio createrepo-c gpg gpg-agent systemd-boot-efi
+                   ethtool shellcheck busybox-static cpio createrepo-c gpg gpg-agent systemd-boot-efi \
+                   qemu-system-arm qemu-efi-aarch64
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bootnode.lab.vm import RunningVm
 
 DEFAULT_FOLDER = Path("/run/bootnode-lab")
-FIRMWARES = ("bios", "uefi", "uefi-http")
+FIRMWARES = ("bios", "uefi", "uefi-http", "uefi-arm64", "uefi-arm64-http")
 DEMO_TIMEOUT_S = 240.0
 MEMORY_MIB = 1024
 

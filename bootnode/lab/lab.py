@@ -29,7 +29,7 @@ from bootnode.lab.control import ProcessStatus
 from bootnode.lab.host import Host
 from bootnode.lab.process import LabProcess, tail
 from bootnode.lab.qemu import NodeVm, VmFiles, prepare_files, qemu_command
-from bootnode.lab.requirements import BIOS_FILES, UEFI_FILES, require, require_network
+from bootnode.lab.requirements import require, require_network
 from bootnode.lab.vm import RunningVm
 
 UP_TIMEOUT_S = 20.0
@@ -226,8 +226,8 @@ class Lab:
         """
         if any(p.name == vm.name and p.status.exit_status is None for p in self.processes()):
             raise LabError(f"'{vm.name}' runs already in this lab; power it off first")
-        require(BIOS_FILES if vm.firmware == "bios" else UEFI_FILES)
-        accel = choose_accel(self.config)
+        require(vm.requirements)
+        accel = "tcg" if vm.is_arm64 else choose_accel(self.config)
         files = VmFiles.of(vm, self.config)
         prepare_files(vm, files)
         command = qemu_command(vm, accel=accel, files=files)

@@ -1,7 +1,8 @@
 """A node of the lab as a qemu command line.
 
-Three kinds of firmware, as real machines have them: `bios` is SeaBIOS with iPXE in the NIC's ROM,
-`uefi` is OVMF with its own PXE (the NIC has no ROM), `uefi-http` is OVMF with UEFI HTTP Boot.
+Kinds of firmware, as real machines have them: `bios` is SeaBIOS with iPXE in the NIC's ROM, `uefi`
+is OVMF with its own PXE (the NIC has no ROM), `uefi-http` is OVMF with UEFI HTTP Boot; `uefi-arm64`
+and `uefi-arm64-http` are the same two on an arm64 machine, by AAVMF.
 All of them talk to the serial line, which goes to the console log and to a socket for people.
 """
 
@@ -16,9 +17,17 @@ from typing import Literal, Self, get_args
 from bootnode.addresses import MacAddress
 from bootnode.errors import LabError
 from bootnode.lab.config import LabConfig
-from bootnode.lab.requirements import OVMF_CODE, OVMF_VARS
+from bootnode.lab.requirements import (
+    AAVMF_CODE,
+    AAVMF_VARS,
+    ARM64_FILES,
+    BIOS_FILES,
+    OVMF_CODE,
+    OVMF_VARS,
+    UEFI_FILES,
+)
 
-Firmware = Literal["bios", "uefi", "uefi-http"]
+Firmware = Literal["bios", "uefi", "uefi-http", "uefi-arm64", "uefi-arm64-http"]
 
 NAME_LENGTH_MAX = 63
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LENGTH_MAX - 1}}}")
@@ -52,6 +61,23 @@ class NodeVm:
                 f"firmware '{self.firmware}' is unknown (want {', '.join(get_args(Firmware))})"
             )
 
+    @property
+    def is_uefi(self) -> bool:
+        """Whether its firmware is UEFI, with variables to keep."""
+        return self.firmware != "bios"
+
+    @property
+    def is_arm64(self) -> bool:
+        """Whether its processor is one of arm64, which is always emulated."""
+        return self.firmware.startswith("uefi-arm64")
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """The programs and files that it needs of this machine."""
+        if self.is_arm64:
+            return ARM64_FILES
+        return UEFI_FILES if self.is_uefi else BIOS_FILES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmFiles:
@@ -83,19 +109,23 @@ class VmFiles:
 def prepare_files(vm: NodeVm, files: VmFiles) -> None:
     """Give the node fresh firmware variables and an empty console."""
     files.console_log.write_bytes(b"")
-    if vm.firmware != "bios":
-        shutil.copyfile(OVMF_VARS, files.firmware_vars)
+    if vm.is_uefi:
+        shutil.copyfile(AAVMF_VARS if vm.is_arm64 else OVMF_VARS, files.firmware_vars)
 
 
 def qemu_command(vm: NodeVm, *, accel: Literal["tcg", "kvm"], files: VmFiles) -> list[str]:
     """The command line that runs `vm` in the lab's folder."""
-    return [
-        *("qemu-system-x86_64", "-name", vm.name, "-no-user-config", "-nodefaults"),
+    if vm.is_arm64:
+        program, cpu, machine = "qemu-system-aarch64", "cortex-a57", "virt"
+    else:
         # Without svm: every node would load KVM, for machines that nobody starts in it.
-        *("-accel", accel, "-cpu", "qemu64,-svm"),
-        *("-smp", str(vm.cpus), "-m", str(vm.memory_mib)),
         # graphics=off is what makes SeaBIOS, and by it iPXE, use the serial line.
-        *("-machine", "pc,graphics=off", "-display", "none"),
+        program, cpu, machine = "qemu-system-x86_64", "qemu64,-svm", "pc,graphics=off"
+    return [
+        *(program, "-name", vm.name, "-no-user-config", "-nodefaults"),
+        *("-accel", accel, "-cpu", cpu),
+        *("-smp", str(vm.cpus), "-m", str(vm.memory_mib)),
+        *("-machine", machine, "-display", "none"),
         *_console(files),
         *_firmware(vm, files),
         *_network(vm, files),
@@ -116,15 +146,16 @@ def _console(files: VmFiles) -> list[str]:
 
 
 def _firmware(vm: NodeVm, files: VmFiles) -> list[str]:
-    if vm.firmware == "bios":
+    if not vm.is_uefi:
         return ["-boot", "n"]
+    code = AAVMF_CODE if vm.is_arm64 else OVMF_CODE
     flash = [
-        *("-drive", f"if=pflash,format=raw,readonly=on,file={_escape(OVMF_CODE)}"),
+        *("-drive", f"if=pflash,format=raw,readonly=on,file={_escape(code)}"),
         *("-drive", f"if=pflash,format=raw,file={_escape(files.firmware_vars)}"),
     ]
-    if vm.firmware == "uefi":
+    if not vm.firmware.endswith("-http"):
         return flash
-    # OVMF tries PXE before HTTP Boot, and waits minutes for each.
+    # The firmware tries PXE before HTTP Boot, and waits minutes for each.
     return [
         *flash,
         *("-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=no"),
@@ -133,11 +164,13 @@ def _firmware(vm: NodeVm, files: VmFiles) -> list[str]:
 
 
 def _network(vm: NodeVm, files: VmFiles) -> list[str]:
-    # An empty romfile takes iPXE away, so that OVMF's own network stack boots.
-    rom = "" if vm.firmware == "bios" else ",romfile="
+    # An empty romfile takes iPXE away, so that UEFI's own network stack boots.
+    rom = ",romfile=" if vm.is_uefi else ""
+    # AAVMF would begin with its shell.
+    order = ",bootindex=1" if vm.is_arm64 else ""
     return [
         *("-netdev", f"vde,id=net,sock={_escape(files.switch)}"),
-        *("-device", f"virtio-net-pci,netdev=net,mac={vm.mac}{rom}"),
+        *("-device", f"virtio-net-pci,netdev=net,mac={vm.mac}{rom}{order}"),
     ]
 
 

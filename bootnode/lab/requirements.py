@@ -11,22 +11,28 @@ from bootnode.errors import LabError
 
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+AAVMF_CODE = Path("/usr/share/AAVMF/AAVMF_CODE.fd")
+AAVMF_VARS = Path("/usr/share/AAVMF/AAVMF_VARS.fd")
 TUN_DEVICE = Path("/dev/net/tun")
 
 PACKAGES = {
     "ip": "iproute2",
     "mount": "mount",
     "nsenter": "util-linux",
+    "qemu-system-aarch64": "qemu-system-arm",
     "qemu-system-x86_64": "qemu-system-x86",
     "unshare": "util-linux",
     "vde_plug2tap": "vde2",
     "vde_switch": "vde2",
+    str(AAVMF_CODE): "qemu-efi-aarch64",
+    str(AAVMF_VARS): "qemu-efi-aarch64",
     str(OVMF_CODE): "ovmf",
     str(OVMF_VARS): "ovmf",
 }
 NETWORK_TOOLS = ("ip", "mount", "nsenter", "unshare", "vde_plug2tap", "vde_switch")
 BIOS_FILES = ("qemu-system-x86_64",)
 UEFI_FILES = (*BIOS_FILES, str(OVMF_CODE), str(OVMF_VARS))
+ARM64_FILES = ("qemu-system-aarch64", str(AAVMF_CODE), str(AAVMF_VARS))
 
 
 def require(tools: Iterable[str]) -> None:

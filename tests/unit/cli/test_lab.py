@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -12,6 +12,7 @@ from bootnode.cli import lab as module
 from bootnode.cli.lab import server_address
 from bootnode.config import NetworkSettings
 from bootnode.errors import LabError
+from bootnode.lab import Firmware
 
 Run = Callable[..., Any]
 
@@ -42,6 +43,10 @@ def test_server_address_that_nothing_tells() -> None:
         "network tap0 names neither a router nor a pool: "
         "say with --address what this server's address there is, such as 10.77.0.1/24"
     )
+
+
+def test_every_firmware_of_the_lab_can_be_asked_for() -> None:
+    assert get_args(Firmware) == module.FIRMWARES
 
 
 class FakeLab:
@@ -97,7 +102,10 @@ def test_boot_with_the_usual_memory(run: Run, lab: FakeLab) -> None:
     ("word", "message"),
     [
         ("x", "there is no node 'x': `bootnode node list` shows those there are"),
-        ("node-000:coreboot", "'coreboot' is no firmware (want bios, uefi, uefi-http)"),
+        (
+            "node-000:coreboot",
+            "'coreboot' is no firmware (want bios, uefi, uefi-http, uefi-arm64, uefi-arm64-http)",
+        ),
     ],
 )
 def test_boot_of_what_there_is_not(run: Run, lab: FakeLab, word: str, message: str) -> None:

@@ -41,6 +41,16 @@ def test_a_bios_node_boots_from_the_ipxe_in_its_nic() -> None:
         ("bios", ["-boot n"], ["pflash", "romfile", "fw_cfg"]),
         ("uefi", ["readonly=on,file=/usr/share/OVMF/", "run/n.vars", "romfile="], ["fw_cfg"]),
         ("uefi-http", ["IPv4PXESupport,string=no", "IPv6PXESupport,string=no"], ["-boot n"]),
+        (
+            "uefi-arm64",
+            ["-machine virt", "readonly=on,file=/usr/share/AAVMF/", "run/n.vars", "bootindex=1"],
+            ["fw_cfg", "OVMF", "x86"],
+        ),
+        (
+            "uefi-arm64-http",
+            ["qemu-system-aarch64", "IPv4PXESupport,string=no", "romfile="],
+            ["-boot n", "OVMF"],
+        ),
     ],
 )
 def test_firmware_kinds_differ_as_they_should(

@@ -9,11 +9,18 @@ import pytest
 
 from bootnode.errors import LabError
 from bootnode.lab import requirements
-from bootnode.lab.requirements import BIOS_FILES, NETWORK_TOOLS, PACKAGES, UEFI_FILES, require
+from bootnode.lab.requirements import (
+    ARM64_FILES,
+    BIOS_FILES,
+    NETWORK_TOOLS,
+    PACKAGES,
+    UEFI_FILES,
+    require,
+)
 
 
 def test_every_requirement_has_a_package() -> None:
-    assert set(PACKAGES) == {*NETWORK_TOOLS, *BIOS_FILES, *UEFI_FILES}
+    assert set(PACKAGES) == {*NETWORK_TOOLS, *BIOS_FILES, *UEFI_FILES, *ARM64_FILES}
 
 
 def test_all_missing_programs_are_named_with_their_packages(
