@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 from itertools import pairwise
 from pathlib import Path
@@ -170,6 +171,15 @@ class Settings(BaseModel):
     )
 
 
+class ProxyStyle(StrEnum):
+    """How a ProxyDHCP offer leads firmware to its boot file (PXE 2.1 section 2.2)."""
+
+    DIRECT = "direct"
+    """The offer says: search no boot server, load this file."""
+    PORT4011 = "port4011"
+    """The offer says only who knows; the client asks port 4011 when it has its address."""
+
+
 class NetworkSettings(Settings):
     """One network that this server serves: on an interface, or behind relays."""
 
@@ -179,6 +189,8 @@ class NetworkSettings(Settings):
     """Instead of an interface: a subnet that only DHCP relays lead to, such as `10.78.0.0/24`."""
     dhcp: Literal["full", "proxy", "off"]
     """`full`: we give addresses. `proxy`: another server does, we add the boot. `off`: neither."""
+    proxy_style: ProxyStyle = ProxyStyle.DIRECT
+    """How ProxyDHCP offers lead firmware to its boot file: `direct` or `port4011`."""
     pool: Annotated[
         tuple[Annotated[AddressRange, BeforeValidator(_parse_range)], ...],
         BeforeValidator(one_or_many),
@@ -227,6 +239,8 @@ class NetworkSettings(Settings):
             raise ValueError("want `interface`, or `subnet` if only relays lead to it")
         if self.pool and self.dhcp != "full":
             raise ValueError(f"a pool goes with `dhcp: full`, not with `dhcp: {self.dhcp}`")
+        if "proxy_style" in self.model_fields_set and self.dhcp != "proxy":
+            raise ValueError(f"proxy_style goes with `dhcp: proxy`, not with `dhcp: {self.dhcp}`")
         if self.subnet is not None and self.dhcp == "off":
             raise ValueError(
                 "a subnet behind relays with `dhcp: off` is nothing (want full, proxy)"

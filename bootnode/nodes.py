@@ -24,6 +24,7 @@ from bootnode.config import (
     ImageName,
     Ipv4List,
     KernelArgs,
+    ProxyStyle,
     Settings,
     load_config,
     nodes_path,
@@ -99,6 +100,8 @@ class NodeSettings(Settings):
     """How firmware gets to the kernel: `ipxe` or `uki`; as the image says when absent."""
     boot_file: BootFileName | None = None
     """One file for the firmware to boot, overriding image and loader: a TFTP path or a URL."""
+    proxy_style: ProxyStyle | None = None
+    """How ProxyDHCP leads firmware to its boot file: `direct`, `port4011`; else as its network."""
     options: DhcpOptions = Field(default_factory=dict)
     """DHCP options by name or number, before those of its network."""
     vars: dict[str, Any] = Field(default_factory=dict)
@@ -152,6 +155,8 @@ class Node:
     """DHCP options by code, serialized."""
     loader: Loader | None = None
     """None leaves it to the image."""
+    proxy_style: ProxyStyle | None = None
+    """None leaves it to the network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +220,7 @@ class NodeTable:
                 boot=pattern.boot,
                 boot_file=pattern.boot_file,
                 loader=pattern.loader,
+                proxy_style=pattern.proxy_style,
                 vars=pattern.vars,
                 options=pattern.options,
             )
@@ -374,6 +380,7 @@ class _TableBuilder:
                 boot=merged.boot,
                 boot_file=merged.boot_file,
                 loader=merged.loader,
+                proxy_style=merged.proxy_style,
                 vars=merged.vars,
                 profiles=entry.profile,
                 options=merged.options,
@@ -419,6 +426,7 @@ class _TableBuilder:
             "boot": Boot.NETWORK,
             "loader": None,
             "boot_file": None,
+            "proxy_style": None,
         }
         variables: dict[str, Any] = {}
         options: dict[int, bytes] = {}

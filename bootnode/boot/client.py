@@ -67,6 +67,20 @@ class Client:
         return self.architecture is not None and self.architecture.is_uefi
 
     @property
+    def knows_port_4011(self) -> bool:
+        """Whether this voice, sent to port 4011, asks there: PXE ROMs and UEFI's PXE client.
+
+        HTTP Boot has no such step. iPXE could, but boots by any offer that names a file, and a
+        U-Boot or a Raspberry Pi by nothing else.
+        """
+        architecture = self.architecture
+        return (
+            self.speaker is Speaker.FIRMWARE
+            and architecture is not None
+            and (architecture.is_uefi or architecture.is_bios)
+        )
+
+    @property
     def can_run_our_scripts(self) -> bool:
         """Whether this iPXE can fetch by HTTP and start a Linux kernel.
 

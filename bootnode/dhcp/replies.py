@@ -135,6 +135,27 @@ def with_broadcast(packet: Packet) -> Packet:
     return replace(packet, flags=packet.flags | FLAG_BROADCAST)
 
 
+def without_discovery_control(offer: Packet) -> Packet:
+    """A ProxyDHCP offer whose boot file counts only when port 4011 has named it.
+
+    Option 60 without 43 tells PXE ROMs and EDK2 to ask there (PXE 2.1 section 2.2.3). The file
+    stays in the offer, for firmware that boots by what it sees.
+    """
+    code = opt.VENDOR_ENCAPSULATED.code
+    options = {key: raw for key, raw in offer.options.items() if key != code}
+    return replace(offer, options=options)
+
+
+def with_boot_item(ack: Packet, request: Packet) -> Packet:
+    """The boot server's ACK with the menu item that the client chose, as PXE 2.1 wants it."""
+    raw = request.options.get(opt.VENDOR_ENCAPSULATED.code)
+    item = pxe.PxeOptions.parse(raw).boot_item if raw is not None else None
+    if item is None:
+        return ack
+    chosen = opt.VENDOR_ENCAPSULATED.item(pxe.PxeOptions(boot_item=item).serialize())
+    return replace(ack, options={**ack.options, **dict([chosen])})
+
+
 IPXE_PROXY_OPTIONS: Final = dict(
     [
         # iPXE looks for a ProxyDHCP offer by its vendor class.

@@ -24,6 +24,7 @@ from typing import Final
 from bootnode.addresses import MacAddress
 from bootnode.boot.client import Client, Speaker, classify
 from bootnode.boot.plan import BootFile, Policy, Site
+from bootnode.config import ProxyStyle
 from bootnode.dhcp import options as opt
 from bootnode.dhcp.leases import Lease, Refusal
 from bootnode.dhcp.options import MessageType
@@ -47,7 +48,9 @@ from bootnode.dhcp.replies import (
     kept_address,
     lease_options,
     speaker_options,
+    with_boot_item,
     with_broadcast,
+    without_discovery_control,
 )
 from bootnode.dhcp.subnet import Subnet, with_default_route
 
@@ -97,7 +100,7 @@ class Responder:
         if isinstance(subnet, Ignored):
             return subnet
         if subnet.is_proxy:
-            return self._proxy(request, client)
+            return self._proxy(request, client, subnet)
         if subnet.settings.dhcp == "off":
             return Ignored(reason="DHCP is off on this network", client=client)
         return self._full(request, arrival, client, subnet, now)
@@ -362,7 +365,7 @@ class Responder:
 
     # ProxyDHCP
 
-    def _proxy(self, request: Packet, client: Client) -> Reply | Ignored:
+    def _proxy(self, request: Packet, client: Client, subnet: Subnet) -> Reply | Ignored:
         """The boot half of an offer; addresses are another server's business."""
         if request.message_type is not MessageType.DISCOVER:
             return Ignored(reason="the other DHCP server answers that", client=client)
@@ -374,7 +377,14 @@ class Responder:
             return Ignored(reason=boot.reason, client=client)
         # There is no address to send it to: broadcast, whatever the client asked for.
         packet = with_broadcast(self._boot_packet(MessageType.OFFER, request, client, boot))
+        if client.knows_port_4011 and self._proxy_style(client, subnet) is ProxyStyle.PORT4011:
+            packet = without_discovery_control(packet)
         return self._send(request, client, packet)
+
+    def _proxy_style(self, client: Client, subnet: Subnet) -> ProxyStyle:
+        node = self._policy.table.to_boot(client.mac)
+        own = node.proxy_style if node is not None else None
+        return own or subnet.settings.proxy_style
 
     def _boot_server(self, request: Packet, arrival: Arrival, client: Client) -> Reply | Ignored:
         """PXE 2.1 section 2.2.5: the second question, asked of port 4011 by a bound client."""
@@ -382,14 +392,16 @@ class Responder:
             return Ignored(reason="port 4011 answers REQUEST and INFORM only", client=client)
         if arrival.source == UNSPECIFIED:
             return Ignored(reason="it asks port 4011 without an address", client=client)
-        if self._find(arrival.source) is None:
+        subnet = self._find(arrival.source)
+        if subnet is None or subnet.settings.dhcp == "off":
             reason = f"{arrival.source} is in no network that is served here"
             return Ignored(reason=reason, client=client, topic="port_4011_refused")
         boot = self._policy.boot_file(client, self._site)
         if not isinstance(boot, BootFile):
             return Ignored(reason=boot.reason, client=client)
+        packet = self._boot_packet(MessageType.ACK, request, client, boot)
         return Reply(
-            packet=self._boot_packet(MessageType.ACK, request, client, boot),
+            packet=with_boot_item(packet, request),
             # EDK2 listens on 4011, ROMs and iPXE on 68: answer the port that asked.
             destination=arrival.source,
             port=arrival.source_port,
@@ -403,7 +415,9 @@ class Responder:
         self, message_type: MessageType, request: Packet, client: Client, boot: BootFile
     ) -> Packet:
         """A reply that says what to boot and gives no address."""
-        options = dict([self._type(message_type), self._server_id(request)])
+        # Ourselves, also behind a relay that wants to be named (RFC 5107): iPXE asks port 4011 of
+        # the server identifier, and takes an ACK from nobody else.
+        options = dict([self._type(message_type), opt.SERVER_ID.item(self._address)])
         options.update(self._boot_options(client, boot, request))
         if client.speaker is Speaker.IPXE:
             options.update(IPXE_PROXY_OPTIONS)

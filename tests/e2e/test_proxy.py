@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from scapy.layers.dhcp import BOOTP, DHCP
+from scapy.layers.inet import IP
 
 if TYPE_CHECKING:
     from bootnode.lab import LabProcess
@@ -95,15 +96,23 @@ def test_the_address_comes_from_the_other_server_and_the_boot_from_us(
     assert bench.node("alpha")["address"] == LEASED
 
 
+@pytest.mark.parametrize("asks", ["as bootnoded offers", "as dnsmasq offers"])
 def test_firmware_asks_port_4011_after_it_has_its_address(
-    bench: Bench, need: Callable[..., None]
+    bench: Bench, need: Callable[..., None], asks: str
 ) -> None:
+    """Sent there by our offer, or by a server on this machine that says no more than PXEClient."""
     need("dnsmasq")
-    bench.configure(NODES, dhcp="proxy")
-    wait_dnsmasq(bench.lab.spawn(dnsmasq(bench, "srv0"), name="dnsmasq"))
+    is_ours = asks == "as bootnoded offers"
+    bench.configure(NODES, dhcp=f"proxy, proxy_style: {'port4011' if is_ours else 'direct'}")
+    more = [] if is_ours else ["--dhcp-option=vendor:PXEClient,60,PXEClient"]
+    wait_dnsmasq(bench.lab.spawn([*dnsmasq(bench, "srv0"), *more], name="dnsmasq"))
     bench.start()
     machine = bench.machine(bench.host("node"), MAC, "ovmf_2022_x64_pxe_discover")
-    collect_offers(machine)
+    offers = {offer[BOOTP].yiaddr: options(offer) for offer in collect_offers(machine)}
+    assert [*sorted(offers)] == ["0.0.0.0", LEASED]
+    assert "vendor_class_id" in offers["0.0.0.0"]
+    assert ("vendor_specific" in offers["0.0.0.0"]) is not is_ours
+    assert ("vendor_class_id" in offers[LEASED]) is not is_ours
     assert machine.request(LEASED, bench.server) is not None
     machine.take(LEASED)
     message = machine.message("request", capture="edk2_port4011_request")
@@ -112,6 +121,7 @@ def test_firmware_asks_port_4011_after_it_has_its_address(
     reply = machine.reply(5)
     assert reply is not None
     assert (reply.sport, reply.dport) == (4011, 4011)
+    assert reply[IP].src == bench.server
     assert reply[BOOTP].file.rstrip(b"\0") == b"snponly.efi"
     assert bench.node("alpha")["stage"] == "ack"
 

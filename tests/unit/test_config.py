@@ -235,8 +235,8 @@ BAD = {
         [
             (
                 "4:5: networks[0].gateway: unknown key 'gateway' (known: interface, subnet, "
-                "dhcp, pool, lease_time, authoritative, probe, relays, router, dns, domain, ntp, "
-                "mtu, options)"
+                "dhcp, proxy_style, pool, lease_time, authoritative, probe, relays, router, dns, "
+                "domain, ntp, mtu, options)"
             )
         ],
     ),
@@ -349,6 +349,16 @@ BAD = {
     "pool without full": (
         "networks: [{interface: tap0, dhcp: proxy, pool: 10.77.0.1-10.77.0.2}]\n",
         ["1:12: networks[0]: a pool goes with `dhcp: full`, not with `dhcp: proxy`"],
+    ),
+    "a proxy style without proxy": (
+        "networks: [{interface: tap0, dhcp: full, proxy_style: direct}]\n",
+        ["1:12: networks[0]: proxy_style goes with `dhcp: proxy`, not with `dhcp: full`"],
+    ),
+    "a proxy style that is none": (
+        "networks: [{interface: tap0, dhcp: proxy, proxy_style: '4011'}]\n",
+        [
+            "1:56: networks[0].proxy_style: '4011' is not known (want 'direct' or 'port4011')",
+        ],
     ),
     "interface twice": (
         "networks: [{interface: a, dhcp: full}, {interface: a, dhcp: off}]\n",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bootnode.addresses import MacAddress
+from bootnode.config import ProxyStyle
 from bootnode.errors import ConfigError
 from bootnode.nodes import (
     RANGE_MAX,
@@ -524,6 +525,20 @@ def test_no_range_is_longer_than_one_may_be() -> None:
     names = [f"n{number}" for number in range(RANGE_MAX + 1)]
     patterns = fold_names(names)
     assert patterns == [f"n[0-{RANGE_MAX - 1}]", f"n{RANGE_MAX}"]
+
+
+def test_the_proxy_style_is_merged_like_every_scalar(file: Path) -> None:
+    table = load(
+        file,
+        "defaults: {image: x, proxy_style: port4011}\n"
+        "profiles: {old: {proxy_style: direct}}\n"
+        "nodes:\n  a: {mac: 02:00:00:00:00:01}\n  b: {mac: 02:00:00:00:00:02, profile: old}\n"
+        "unknown: {image: y}\n",
+    )
+    assert [node.proxy_style for node in table] == [ProxyStyle.PORT4011, ProxyStyle.DIRECT]
+    pattern = table.to_boot(STRANGER)
+    assert pattern is not None
+    assert pattern.proxy_style is ProxyStyle.PORT4011
 
 
 def test_the_loader_is_merged_like_every_scalar(file: Path) -> None:

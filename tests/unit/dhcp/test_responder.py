@@ -12,7 +12,7 @@ import pytest
 
 from bootnode.addresses import AddressRange, MacAddress
 from bootnode.boot.plan import LOADER_NAMES, Policy, Site
-from bootnode.config import NetworkSettings
+from bootnode.config import NetworkSettings, ProxyStyle
 from bootnode.dhcp import options as opt
 from bootnode.dhcp.leases import Lease, LeaseState, LeaseTable
 from bootnode.dhcp.options import MessageType
@@ -285,6 +285,57 @@ def test_proxy_mode(capture: Capture, name: str) -> None:
     assert not [*served.local.leases]
 
 
+THROUGH_4011 = {
+    **PROXY_OFFERS,
+    "asrock_bios_pxe_discover": f"""
+        OFFER from 67 {TO_ALL} siaddr=10.77.0.1 file=undionly.kpxe
+        54 10.77.0.1 60 PXEClient 97 {BIOS_UUID} 66 10.77.0.1 67 undionly.kpxe""",
+    "dell_uefi_x64_pxe_discover": f"""
+        OFFER from 67 {TO_ALL} siaddr=10.77.0.1 file=snponly.efi
+        54 10.77.0.1 60 PXEClient 97 {DELL_UUID} 66 10.77.0.1 67 snponly.efi""",
+}
+"""Firmware is sent to port 4011; the others know no such step, and get what they always get."""
+
+
+@pytest.mark.parametrize("of_node", [None, *ProxyStyle])
+@pytest.mark.parametrize("of_network", ProxyStyle)
+@pytest.mark.parametrize("name", PROXY_OFFERS)
+def test_proxy_style(
+    capture: Capture, name: str, of_network: ProxyStyle, of_node: ProxyStyle | None
+) -> None:
+    """The node's own counts before its network's."""
+    request = capture(name)
+    network = settings("proxy", proxy_style=of_network)
+    listed = node(mac_of(request), proxy_style=of_node)
+    is_direct = (of_node or of_network) is ProxyStyle.DIRECT
+    expected = one_line((PROXY_OFFERS if is_direct else THROUGH_4011)[name])
+    for served in (
+        responder(listed, network=network),
+        responder(unknown=replace(listed, name="unknown", macs=()), network=network),
+    ):
+        assert described(served.handle(request, broadcast(), now=NOW)) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["raspberrypi_4_eeprom_discover", "hyperv_gen1_bios_pxe_discover"],
+)
+def test_who_is_sent_to_port_4011_with_a_boot_file_of_its_own(capture: Capture, name: str) -> None:
+    request = capture(name)
+    network = settings("proxy", proxy_style=ProxyStyle.PORT4011)
+    served = responder(node(mac_of(request), boot_file="own.bin"), network=network)
+    outcome = reply(served.handle(request, broadcast(), now=NOW))
+    is_sent = opt.VENDOR_ENCAPSULATED.code not in outcome.packet.options
+    assert is_sent is (name == "hyperv_gen1_bios_pxe_discover")
+
+
+def test_full_mode_knows_no_proxy_style(capture: Capture) -> None:
+    request = capture("dell_uefi_x64_pxe_discover")
+    served = responder(node(mac_of(request), proxy_style=ProxyStyle.PORT4011))
+    expected = one_line(FULL_OFFERS["dell_uefi_x64_pxe_discover"])
+    assert described(served.handle(request, broadcast(), now=NOW)) == expected
+
+
 def test_proxy_offer_is_a_broadcast_whatever_ciaddr_says(capture: Capture) -> None:
     """Protocol bug of clients: an old address in the ciaddr of a DISCOVER."""
     request = replace(capture("asrock_bios_pxe_discover"), ciaddr=IPv4Address("10.77.0.77"))
@@ -302,7 +353,7 @@ BOOT_SERVER = {
     # This iPXE says nothing of what it can do: it gets the loader by a whole URI.
     ("ipxe_port4011_boot_item_request", 68): """
         ACK from 4011 to 192.168.1.50:68 flags=8000 ciaddr=192.168.1.181 siaddr=192.168.1.1
-        file=tftp://192.168.1.1/undionly.kpxe 54 192.168.1.1 60 PXEClient
+        file=tftp://192.168.1.1/undionly.kpxe 54 192.168.1.1 60 PXEClient 43 470480000000ff
         67 tftp://192.168.1.1/undionly.kpxe 61 01bc24119e9169 175 010101""",
     ("windows_msft5_inform", 68): "ignored: it does not ask to boot",
     ("windows_msft5_discover", 68): "ignored: port 4011 answers REQUEST and INFORM only",
@@ -977,14 +1028,47 @@ def test_one_client_has_a_lease_in_each_subnet() -> None:
     assert (str(near)[:6], str(far)[:6]) == ("10.77.", "10.78.")
 
 
-def test_proxydhcp_through_a_relay(capture: Capture) -> None:
+@pytest.mark.parametrize("style", ProxyStyle)
+def test_proxydhcp_through_a_relay(capture: Capture, style: ProxyStyle) -> None:
     """The relay sends its clients' requests to two servers: theirs, and this one."""
-    request = replace(capture("dell_uefi_x64_pxe_discover"), giaddr=FAR_RELAY)
-    far = NetworkSettings.model_validate({"subnet": "10.78.0.0/24", "dhcp": "proxy"})
+    # A relay that wants renewals for itself (RFC 5107) gets none of a server without leases, and
+    # who asks port 4011 asks us.
+    info = RelayAgentInfo(sub_options=((RelaySubOption.SERVER_ID_OVERRIDE, FAR_RELAY.packed),))
+    request = capture("dell_uefi_x64_pxe_discover")
+    request = replace(
+        request,
+        giaddr=FAR_RELAY,
+        options={**request.options, **dict([opt.RELAY_AGENT_INFO.item(info)])},
+    )
+    far = NetworkSettings.model_validate(
+        {"subnet": "10.78.0.0/24", "dhcp": "proxy", "proxy_style": style}
+    )
     served = responder(node(mac_of(request)), remote=[far])
     offer = reply(served.handle(request, FROM_FAR, now=NOW))
     assert (offer.destination, offer.port) == (FAR_RELAY, 67)
     assert (offer.packet.yiaddr, offer.packet.file) == (UNSPECIFIED, b"snponly.efi")
+    assert offer.packet.get(opt.SERVER_ID) == SERVER
+    is_direct = opt.VENDOR_ENCAPSULATED.code in offer.packet.options
+    assert is_direct is (style is ProxyStyle.DIRECT)
+    # From then on the client has an address, and a router leads its question here.
+    asked = replace(capture("edk2_port4011_request"), chaddr=request.chaddr)
+    ack = reply(served.handle(asked, unicast("10.78.0.50", 4011, port=4011), now=NOW))
+    assert (str(ack.destination), ack.port, ack.is_from_pxe_port) == ("10.78.0.50", 4011, True)
+    assert ack.packet.file == b"snponly.efi"
+
+
+def test_port_4011_pays_no_heed_to_giaddr(capture: Capture) -> None:
+    request = replace(capture("edk2_port4011_request"), giaddr=FAR_RELAY)
+    served = responder(node(mac_of(request), ip=None), network=settings("proxy"))
+    ack = reply(served.handle(request, unicast("10.77.0.50", 4011, port=4011), now=NOW))
+    assert (str(ack.destination), ack.port) == ("10.77.0.50", 4011)
+
+
+def test_port_4011_is_closed_where_dhcp_is_off(capture: Capture) -> None:
+    request = capture("edk2_port4011_request")
+    served = responder(node(mac_of(request)), network=settings("off", pool=()), remote=[FAR])
+    outcome = served.handle(request, unicast("10.77.0.50", 4011, port=4011), now=NOW)
+    assert ignored(outcome) == "10.77.0.50 is in no network that is served here"
 
 
 def test_dhcp_off_answers_nobody_but_relays() -> None:
