@@ -28,6 +28,8 @@ from aiohttp import web
 
 from bootnode import __version__, net
 from bootnode.addresses import Interface, MacAddress
+from bootnode.boot import filenames
+from bootnode.boot.client import RASPBERRY_PI_OUIS
 from bootnode.boot.journal import Journal, Stage
 from bootnode.boot.nodefiles import node_networks
 from bootnode.boot.plan import LOADER_NAMES, LOADERS, Policy, Site, UnifiedPath
@@ -52,7 +54,7 @@ from bootnode.nodes import Boot, NodeTable, load_site
 from bootnode.notify import notify, reloading, watchdog_interval_s
 from bootnode.state import LeaseStore
 from bootnode.tftp.packet import ReadRequest
-from bootnode.tftp.server import Endpoint, Refused, TftpServer, TransferEvent
+from bootnode.tftp.server import Endpoint, Refused, TftpServer, TransferEvent, UsualMissError
 from bootnode.tftp.transfer import Completed, Failed, FileSource
 from bootnode.web.app import WebApp
 from bootnode.web.leases import lease_routes
@@ -365,7 +367,22 @@ class Daemon:
         if unified is not None:
             site = Site(address=server, http_port=self.config.http.port)
             return self._unified.open(unified, client.host, site)
-        return OpenFile(self._roots.resolve(request.filename))
+        return self._open_plain_file(request.filename, self.journal.at(client.host))
+
+    def _open_plain_file(self, name: str, mac: MacAddress | None) -> OpenFile:
+        """The file that a client names, wherever a client of its kind may have it."""
+        is_pi = mac is not None and mac[:3] in RASPBERRY_PI_OUIS
+        node = self.policy.table.by_mac(mac) if mac is not None else None
+        places = filenames.places(
+            name, node=node.name if node is not None else None, is_raspberry_pi=is_pi
+        )
+        for place in places:
+            with suppress(FileNotFoundError):
+                return OpenFile(self._roots.resolve(place))
+        miss = f"{name!a} does not exist"
+        if filenames.is_usual_miss(name, is_raspberry_pi=is_pi):
+            raise UsualMissError(miss)
+        raise FileNotFoundError(miss)
 
     def _on_transfer(self, event: TransferEvent) -> None:
         """Tell the journal what a node did by TFTP."""
@@ -378,6 +395,8 @@ class Daemon:
                 self._unified.deliver(unified)
             case Completed():
                 self.journal.reach(mac, Stage.LOADER, now=now, detail=event.filename)
+            case Refused(is_usual=True):
+                pass
             case Failed(reason=reason) | Refused(reason=reason):
                 self.journal.note(mac, f"tftp {event.filename}: {reason}", now=now)
 

@@ -23,6 +23,11 @@ RASPBERRY_PI_OUIS = frozenset(
     bytes.fromhex(oui) for oui in ("28cdc1", "2ccf67", "b827eb", "d83add", "dca632", "e45f01")
 )
 """The first half of the MAC addresses of Raspberry Pis."""
+RASPBERRY_PI_UUID = b"RPi"
+"""How option 97 begins behind its type byte, from a Raspberry Pi 4 or later."""
+
+UBOOT: Final = "U-Boot"
+"""Start of option 60 from U-Boot, unless it plays UEFI: `U-Boot.armv8`, `U-Boot`."""
 
 VOICES_MAX: Final = 1024
 """Combinations of options that are remembered with what they mean; a site has some dozens."""
@@ -35,6 +40,10 @@ class Speaker(Enum):
     """A PXE ROM or UEFI's PXE client: it loads a boot file by TFTP."""
     HTTP_BOOT = "http boot"
     """UEFI HTTP Boot: it loads a boot file from a URL."""
+    RASPBERRY_PI = "raspberry pi"
+    """The boot ROM or EEPROM of a Raspberry Pi: it loads files of its own choice by TFTP."""
+    UBOOT = "u-boot"
+    """U-Boot as itself: it loads the file it is told by TFTP, and knows no ProxyDHCP."""
     IPXE = "ipxe"
     """iPXE, in the ROM or loaded by firmware: it runs a boot script."""
     OS = "os"
@@ -53,11 +62,24 @@ class Client:
     """iPXE's feature tags (option 175); empty for everyone else."""
     vendor_class: str
     """Option 60 as text, for the log."""
+    is_circling: bool = False
+    """Whether what it was told to boot brought it back as it was, again and again."""
+    has_length_bug: bool = False
+    """Whether this is the ROM of a Raspberry Pi 2 or 3, which wants blanks behind its menu text."""
 
     @property
     def boots(self) -> bool:
         """Whether this voice wants something to boot."""
         return self.speaker is not Speaker.OS
+
+    @property
+    def joins_offers(self) -> bool:
+        """Whether it makes one offer of two, an address and, from a ProxyDHCP server, a file.
+
+        To all others an offer without an address is a broken one.
+        """
+        is_uboot = self.architecture is not None and self.architecture.is_uboot
+        return self.boots and self.speaker is not Speaker.UBOOT and not is_uboot
 
     @property
     def is_uefi(self) -> bool:
@@ -99,16 +121,25 @@ def classify(packet: Packet, mac: MacAddress) -> Client:
         raw.get(options.USER_CLASS.code),
         raw.get(options.IPXE_ENCAPSULATED.code),
     )
-    if speaker is Speaker.FIRMWARE and mac[:3] in RASPBERRY_PI_OUIS:
-        # Its ROM says 0, a PC BIOS, whose boot files it would load in vain.
-        architecture = Architecture.ARM_RPIBOOT
+    has_length_bug = False
+    if speaker is Speaker.FIRMWARE and architecture in _SAID_BY_RASPBERRY_PIS:
+        uuid = raw.get(options.MACHINE_UUID.code, b"")
+        says_so = uuid[1:].startswith(RASPBERRY_PI_UUID)
+        if says_so or mac[:3] in RASPBERRY_PI_OUIS:
+            speaker, architecture = Speaker.RASPBERRY_PI, Architecture.ARM_RPIBOOT
+            has_length_bug = not says_so
     return Client(
         mac=mac,
         speaker=speaker,
         architecture=architecture,
         features=features,
         vendor_class=vendor_class,
+        has_length_bug=has_length_bug,
     )
+
+
+_SAID_BY_RASPBERRY_PIS = frozenset({None, Architecture.X86_BIOS, Architecture.ARM_RPIBOOT})
+"""Even the Pi 5 says that it is a PC BIOS. UEFI on a Pi says what it is, and is no boot ROM."""
 
 
 _Voice: TypeAlias = tuple[Speaker, Architecture | None, frozenset[int], str]
@@ -139,6 +170,8 @@ def _voice(
         speaker = Speaker.HTTP_BOOT
     elif vendor_class.startswith(pxe.PXE_CLIENT):
         speaker = Speaker.FIRMWARE
+    elif vendor_class.startswith(UBOOT) or (architecture is not None and architecture.is_uboot):
+        speaker = Speaker.UBOOT
     else:
         speaker = Speaker.OS
     if vendor_class.startswith(pxe.PXE_CLIENT) and numbers is None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from types import MappingProxyType
 
 from bootnode.addresses import MacAddress
+from bootnode.boot.chains import CHAINS_MAX, ChainLoads
 from bootnode.boot.client import Client, Speaker
-from bootnode.dhcp.pxe import Architecture
+from bootnode.dhcp.pxe import Architecture, IpxeFeature
 from bootnode.nodes import Boot, Loader, Node, NodeTable
 
 LOADERS: Mapping[Architecture, tuple[str, ...]] = MappingProxyType(
@@ -28,6 +29,10 @@ LOADERS: Mapping[Architecture, tuple[str, ...]] = MappingProxyType(
         # snponly uses the firmware's driver too, and is 4 s quicker than ipxe.efi's own ones.
         Architecture.X64_UEFI: ("snponly.efi", "ipxe.efi"),
         Architecture.ARM64_UEFI: ("snponly-arm64.efi", "ipxe-arm64.efi"),
+        Architecture.ARM32_UEFI: ("snponly-arm32.efi", "ipxe-arm32.efi"),
+        Architecture.RISCV32_UEFI: ("snponly-riscv32.efi", "ipxe-riscv32.efi"),
+        Architecture.RISCV64_UEFI: ("snponly-riscv64.efi", "ipxe-riscv64.efi"),
+        Architecture.LOONGARCH64_UEFI: ("snponly-loong64.efi", "ipxe-loong64.efi"),
     }
 )
 """The boot loaders for each architecture by file name, the better one first."""
@@ -99,7 +104,7 @@ class BootFile:
     """What DHCP tells a client to boot."""
 
     name: str
-    """A TFTP path, or a URL."""
+    """A TFTP path, or a URL; empty for who asks our TFTP server for names of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +142,9 @@ def decide_boot(
     if is_local:
         # Without a boot file every firmware goes on to its next boot device.
         return NoBoot(reason="it boots from its local disk")
-    if node.boot_file is not None:
-        return BootFile(name=_as_client_reads(node.boot_file, client, site))
+    named = _named(client, node, site)
+    if named is not None:
+        return named
     unified = _unified(client, node, site, images)
     if isinstance(unified, BootFile):
         return unified
@@ -147,6 +153,19 @@ def decide_boot(
     if isinstance(loader, NoBoot) and unified is not None:
         return NoBoot(reason=f"{unified.reason}; {loader.reason}")
     return loader
+
+
+def _named(client: Client, node: Node, site: Site) -> BootFile | None:
+    """What the node's own entry names, or nothing at all for who names it himself."""
+    if client.speaker is Speaker.RASPBERRY_PI:
+        # It reads no file name: start4.elf, config.txt and the kernel are its own choice.
+        return BootFile(name="")
+    if node.boot_file is not None:
+        return BootFile(name=_as_client_reads(node.boot_file, client, site))
+    if client.speaker is Speaker.UBOOT:
+        # Its own script looks for pxelinux.cfg/… or boot.scr on the server that siaddr names.
+        return BootFile(name="")
+    return None
 
 
 def _unified(
@@ -193,7 +212,25 @@ def _for_ipxe(client: Client, site: Site, loaders: Collection[str]) -> BootFile 
     if isinstance(loader, NoBoot):
         return loader
     # A stripped iPXE reads a bare path relative to what it loaded last; a whole URI is safe.
+    if client.features and IpxeFeature.TFTP not in client.features:
+        if IpxeFeature.HTTP not in client.features:
+            return NoBoot(reason="this iPXE was built without TFTP and HTTP: it can fetch nothing")
+        return BootFile(name=f"{site.url}/loaders/{loader.name}")
     return BootFile(name=f"tftp://{site.address}/{loader.name}")
+
+
+def circle_reason(boot: BootFile, node: Node) -> str:
+    """Why a client that this boot file brings back as it was is sent it no more."""
+    what = f"it was sent {boot.name} {CHAINS_MAX} times and each time came back as it was"
+    if node.boot_file == boot.name:
+        return (
+            f"{what}: if that is an iPXE, give it a name that begins with ipxe; if not, name "
+            f"another boot_file for {node.name} in nodes.yaml"
+        )
+    return (
+        f"{what}, an iPXE that cannot run our scripts: put an iPXE with HTTP and bzImage into the "
+        f"`files` folder under that name, or name another boot_file for {node.name} in nodes.yaml"
+    )
 
 
 def _as_client_reads(name: str, client: Client, site: Site) -> str:
@@ -345,11 +382,13 @@ class Policy:
     images: ImageFinder = no_images
     spent: set[tuple[str, str]] = field(default_factory=set)
     """(node, image) of each `boot: once` that was used up."""
+    chains: ChainLoads = field(default_factory=ChainLoads)
+    """Who was sent a boot program lately."""
 
     def boot_file(self, client: Client, site: Site) -> BootFile | NoBoot:
         """The boot file for this client; see `decide_boot`."""
         node = self.table.to_boot(client.mac)
-        return decide_boot(
+        boot = decide_boot(
             client,
             node,
             site,
@@ -357,6 +396,25 @@ class Policy:
             images=self.images,
             is_spent=node is not None and self.is_spent(node),
         )
+        if client.is_circling and isinstance(boot, BootFile) and node is not None:
+            return NoBoot(reason=circle_reason(boot, node))
+        return boot
+
+    def follow_chain(
+        self, client: Client, site: Site, *, xid: int, is_discover: bool, now: float
+    ) -> Client:
+        """An iPXE as it is, or marked because what it is told to load sends it in circles.
+
+        To be asked once for each of its messages.
+        """
+        boot = self.boot_file(client, site)
+        if not isinstance(boot, BootFile) or boot.name == site.script_url(client.mac):
+            self.chains.forget(client.mac)
+            return client
+        is_circling = self.chains.is_circle(
+            client.mac, boot.name, xid=xid, is_discover=is_discover, now=now
+        )
+        return replace(client, is_circling=True) if is_circling else client
 
     def is_spent(self, node: Node) -> bool:
         """Whether this node's `boot: once` was used up for its image."""

@@ -230,18 +230,6 @@ Without it EDK2 takes option 60 = PXEClient to mean: ask port 4011, whatever the
 """
 
 
-def raspberry_pi_options(*, menu_text: str = "Raspberry Pi Boot") -> bytes:
-    """The value of option 43 without which a Raspberry Pi ignores the offer.
-
-    The Pi 3 ROM (not the 3B+) has a length bug and needs three blanks behind the text.
-    """
-    return PxeOptions(
-        discovery_control=Discovery.NO_BROADCAST | Discovery.NO_MULTICAST,
-        prompt=MenuPrompt(timeout_s=0, text="PXE"),
-        menu=(MenuItem(server_type=0, text=menu_text),),
-    ).serialize()
-
-
 def _parse_menu(raw: bytes) -> tuple[MenuItem, ...]:
     items, at = [], 0
     while at + 3 <= len(raw) and at + 3 + raw[at + 2] <= len(raw):
@@ -255,6 +243,20 @@ def _parse_menu(raw: bytes) -> tuple[MenuItem, ...]:
 def _serialize_item(item: MenuItem) -> bytes:
     text = item.text.encode("latin-1")
     return item.server_type.to_bytes(2, "big") + bytes((len(text),)) + text
+
+
+def _raspberry_pi_menu(text: str) -> bytes:
+    return PxeOptions(
+        discovery_control=Discovery.NO_BROADCAST | Discovery.NO_MULTICAST,
+        prompt=MenuPrompt(timeout_s=0, text="PXE"),
+        menu=(MenuItem(server_type=0, text=text),),
+    ).serialize()
+
+
+RASPBERRY_PI_MENU: Final = _raspberry_pi_menu("Raspberry Pi Boot")
+"""The value of option 43 without which a Raspberry Pi ignores the offer."""
+RASPBERRY_PI_3_MENU: Final = _raspberry_pi_menu("Raspberry Pi Boot   ")
+"""The same for the ROM of the Pi 2 and 3, whose length bug costs the text its last three bytes."""
 
 
 class IpxeFeature(IntEnum):

@@ -54,6 +54,8 @@ class Reply:
     """To be stored before this leaves."""
     is_fixed: bool = False
     """Whether the lease is of an address that stands in the node table, the better record."""
+    no_boot: str = ""
+    """Why a client that wants to boot is told of no boot file."""
     untried: IPv4Address | None = None
     """The address on offer, if it was never lent: to be tried for another machine first."""
 
@@ -107,6 +109,17 @@ def speaker_options(speaker: Speaker, server: str) -> dict[int, bytes]:
             options.update([opt.IPXE_ENCAPSULATED.item(pxe.IPXE_NO_PXEDHCP)])
         case Speaker.OS:
             options.update([opt.TFTP_SERVER.item(server)])
+        case Speaker.UBOOT:
+            pass  # it reads siaddr, and takes its file from option 67 or the header
+        case Speaker.RASPBERRY_PI:
+            options.update(
+                [
+                    opt.TFTP_SERVER.item(server),
+                    opt.VENDOR_CLASS.item(pxe.PXE_CLIENT),
+                    # Its ROM looks for this menu and for nothing else.
+                    opt.VENDOR_ENCAPSULATED.item(pxe.RASPBERRY_PI_MENU),
+                ]
+            )
         case Speaker.HTTP_BOOT:
             # EDK2 takes an offer for HTTP Boot only if it says so itself.
             options.update([opt.VENDOR_CLASS.item(pxe.HTTP_CLIENT)])

@@ -26,6 +26,7 @@ from bootnode.boot.client import Client, Speaker, classify
 from bootnode.boot.plan import BootFile, Policy, Site
 from bootnode.config import ProxyStyle
 from bootnode.dhcp import options as opt
+from bootnode.dhcp import pxe
 from bootnode.dhcp.leases import Lease, Refusal
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import (
@@ -37,7 +38,6 @@ from bootnode.dhcp.packet import (
     UNSPECIFIED,
     Packet,
 )
-from bootnode.dhcp.pxe import Architecture
 from bootnode.dhcp.replies import (
     BROADCAST,
     IPXE_PROXY_OPTIONS,
@@ -58,6 +58,10 @@ RASPBERRY_PI_HOLD_S: Final = 600.0
 """The Pi 2 and 3 never ask for what they were offered, they use it."""
 _BOOT_CODES: Final = frozenset({43, 60, 66, 67})
 """Options that tell firmware what to boot; what people set them to is for all other clients."""
+_PXELINUX_CODES: Final = frozenset(range(208, 212))
+"""Options that pxelinux finds in what the ROM was told, beside the boot file (RFC 5071)."""
+_WITHOUT_UUID: Final = frozenset({Speaker.IPXE, Speaker.UBOOT, Speaker.OS})
+"""Who does not look for its option 97 in what it is offered."""
 
 
 class Responder:
@@ -94,6 +98,11 @@ class Responder:
         if mac is None or mac.is_group or not any(mac):
             return Ignored(reason="its hardware address is not that of an Ethernet card")
         client = classify(request, mac)
+        if client.speaker is Speaker.IPXE:
+            is_discover = request.message_type is MessageType.DISCOVER
+            client = self._policy.follow_chain(
+                client, self._site, xid=request.xid, is_discover=is_discover, now=now
+            )
         if arrival.port == PXE_PORT:
             return self._boot_server(request, arrival, client)
         subnet = self._subnet_of(request, arrival, client)
@@ -166,7 +175,7 @@ class Responder:
     def _discover(
         self, request: Packet, client: Client, subnet: Subnet, now: float
     ) -> Reply | Ignored:
-        is_pi = client.architecture is Architecture.ARM_RPIBOOT
+        is_pi = client.speaker is Speaker.RASPBERRY_PI
         address = subnet.leases.offer(
             client.mac,
             requested=request.requested_address,
@@ -332,7 +341,10 @@ class Responder:
             options=options,
         )
         is_fixed = lease is not None and subnet.leases.is_reserved(client.mac, address)
-        return self._send(request, client, packet, lease, is_fixed=is_fixed)
+        reply = self._send(request, client, packet, lease, is_fixed=is_fixed)
+        if client.boots and not isinstance(boot, BootFile):
+            return replace(reply, no_boot=boot.reason)
+        return reply
 
     def _own_options(self, client: Client, subnet: Subnet) -> dict[int, bytes]:
         """What the configuration says: the network's, then the node's."""
@@ -344,7 +356,11 @@ class Responder:
                 options = with_default_route(options)
             if table.by_mac(client.mac) is not None:
                 options.setdefault(opt.HOST_NAME.code, node.name.encode())
-        if client.boots and not _BOOT_CODES.isdisjoint(options):
+        if (
+            client.boots
+            and client.speaker is not Speaker.UBOOT
+            and not _BOOT_CODES.isdisjoint(options)
+        ):
             options = {code: raw for code, raw in options.items() if code not in _BOOT_CODES}
         return options
 
@@ -369,14 +385,15 @@ class Responder:
         """The boot half of an offer; addresses are another server's business."""
         if request.message_type is not MessageType.DISCOVER:
             return Ignored(reason="the other DHCP server answers that", client=client)
-        if not client.boots:
+        if not client.joins_offers:
             # Only firmware joins two offers into one; to all others this would be a broken one.
-            return Ignored(reason="it does not ask to boot", client=client)
+            what = "makes no one offer of two" if client.boots else "does not ask to boot"
+            return Ignored(reason=f"it {what}", client=client)
         boot = self._policy.boot_file(client, self._site)
         if not isinstance(boot, BootFile):
             return Ignored(reason=boot.reason, client=client)
         # There is no address to send it to: broadcast, whatever the client asked for.
-        packet = with_broadcast(self._boot_packet(MessageType.OFFER, request, client, boot))
+        packet = with_broadcast(self._boot_packet(MessageType.OFFER, request, client, boot, subnet))
         if client.knows_port_4011 and self._proxy_style(client, subnet) is ProxyStyle.PORT4011:
             packet = without_discovery_control(packet)
         return self._send(request, client, packet)
@@ -399,7 +416,7 @@ class Responder:
         boot = self._policy.boot_file(client, self._site)
         if not isinstance(boot, BootFile):
             return Ignored(reason=boot.reason, client=client)
-        packet = self._boot_packet(MessageType.ACK, request, client, boot)
+        packet = self._boot_packet(MessageType.ACK, request, client, boot, subnet)
         return Reply(
             packet=with_boot_item(packet, request),
             # EDK2 listens on 4011, ROMs and iPXE on 68: answer the port that asked.
@@ -412,13 +429,20 @@ class Responder:
         )
 
     def _boot_packet(
-        self, message_type: MessageType, request: Packet, client: Client, boot: BootFile
+        self,
+        message_type: MessageType,
+        request: Packet,
+        client: Client,
+        boot: BootFile,
+        subnet: Subnet,
     ) -> Packet:
         """A reply that says what to boot and gives no address."""
         # Ourselves, also behind a relay that wants to be named (RFC 5107): iPXE asks port 4011 of
         # the server identifier, and takes an ACK from nobody else.
         options = dict([self._type(message_type), opt.SERVER_ID.item(self._address)])
         options.update(self._boot_options(client, boot, request))
+        own = self._own_options(client, subnet)
+        options.update({code: own[code] for code in _PXELINUX_CODES & own.keys()})
         if client.speaker is Speaker.IPXE:
             options.update(IPXE_PROXY_OPTIONS)
         return Packet.reply_to(
@@ -433,12 +457,13 @@ class Responder:
 
     def _boot_options(self, client: Client, boot: BootFile, request: Packet) -> dict[int, bytes]:
         """The boot parameters as this kind of client reads them."""
-        options = {
-            opt.BOOT_FILE.code: opt.BOOT_FILE.serialize(boot.name),
-            **self._speaker_options[client.speaker],
-        }
+        options = {**self._speaker_options[client.speaker]}
+        if boot.name:
+            options[opt.BOOT_FILE.code] = opt.BOOT_FILE.serialize(boot.name)
+        if client.has_length_bug:
+            options[opt.VENDOR_ENCAPSULATED.code] = pxe.RASPBERRY_PI_3_MENU
         uuid = request.options.get(opt.MACHINE_UUID.code)
-        is_firmware = client.speaker not in (Speaker.IPXE, Speaker.OS)
+        is_firmware = client.speaker not in _WITHOUT_UUID
         if is_firmware and uuid is not None and len(uuid) <= opt.VALUE_SIZE_MAX:
             options[opt.MACHINE_UUID.code] = uuid
         return options

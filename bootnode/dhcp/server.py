@@ -19,7 +19,7 @@ from ipaddress import IPv4Address
 
 from bootnode import net
 from bootnode.addresses import Interface, MacAddress
-from bootnode.boot.client import Client
+from bootnode.boot.client import Client, Speaker
 from bootnode.boot.journal import Journal, Stage
 from bootnode.dhcp import options as opt
 from bootnode.dhcp.leases import Lease
@@ -303,11 +303,14 @@ class DhcpServer:
             return
         if asked is MessageType.DISCOVER:
             self._journal.discover(mac, client.speaker, now=now)
+            if client.is_circling:
+                reason = outcome.reason if isinstance(outcome, Ignored) else outcome.no_boot
+                self._say_seldom("chain_loop", "mac=%s told no boot file: %s", mac, reason)
         elif asked is MessageType.REQUEST:
             self._follow_request(request, outcome, mac, now)
         if isinstance(outcome, Reply):
             self._follow_reply(outcome, name, now)
-        elif client.boots and not self._is_proxy:
+        elif client.boots and (client.is_circling or not self._is_proxy):
             self._journal.note(mac, f"{name} ignored: {outcome.reason}", now=now)
 
     def _is_told(self, outcome: Reply | Ignored, client: Client, name: str) -> bool:
@@ -337,20 +340,25 @@ class DhcpServer:
             self._journal.locate(mac, address, now=now)
 
     def _follow_reply(self, reply: Reply, asked: str, now: float) -> None:
-        mac, packet = reply.mac, reply.packet
+        mac, packet, speaker = reply.mac, reply.packet, reply.client.speaker
         answer = packet.message_type
         address = packet.yiaddr if packet.yiaddr != UNSPECIFIED else packet.ciaddr
         boot_file = packet.get(opt.BOOT_FILE) or ""
         if answer is MessageType.NAK:
             reason = packet.get(opt.MESSAGE) or ""
-            log.info("mac=%s %s by=%s nak: %s", mac, asked, reply.client.speaker.value, reason)
+            log.info("mac=%s %s by=%s nak: %s", mac, asked, speaker.value, reason)
             self._journal.note(mac, f"{asked} refused: {reason}", now=now)
             return
         log.info(
-            "mac=%s %s by=%s %s address=%s boot_file=%s",
-            *(mac, asked, reply.client.speaker.value, _name(packet), address, boot_file),
+            "mac=%s %s by=%s %s address=%s boot_file=%s%s",
+            *(mac, asked, speaker.value, _name(packet), address, boot_file),
+            f" (none: {reply.no_boot})" if reply.no_boot else "",
         )
-        if answer is not MessageType.OFFER and address != UNSPECIFIED:
+        if reply.no_boot and answer is MessageType.OFFER:
+            self._journal.note(mac, f"no boot file: {reply.no_boot}", now=now)
+        # The Pi 2 and 3 never ask for what they were offered, they use it.
+        is_taken = answer is not MessageType.OFFER or speaker is Speaker.RASPBERRY_PI
+        if is_taken and address != UNSPECIFIED:
             self._journal.locate(mac, address, now=now)
         if reply.client.boots and answer in _STAGES:
             self._journal.reach(mac, _STAGES[answer], now=now, detail=boot_file or str(address))

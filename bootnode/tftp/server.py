@@ -84,6 +84,10 @@ class Started:
     """Bytes in the file."""
 
 
+class UsualMissError(FileNotFoundError):
+    """There is no such file, and clients ask for it as a matter of course."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """The request led to no transfer."""
@@ -91,6 +95,8 @@ class Refused:
     code: ErrorCode | None
     """What the client was told; None when a limit was reached and it got no answer."""
     reason: str
+    is_usual: bool = False
+    """Whether the client does without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +155,8 @@ class TftpServer:
         """Take over `sockets`: IPv4 UDP, each bound to one address of this server.
 
         `open_file` is told which address of ours was asked, and gives the content or raises
-        FileNotFoundError, PermissionError or another OSError. It runs in the event loop, and so
-        does `on_event`: neither may wait.
+        UsualMissError, FileNotFoundError, PermissionError or another OSError. It runs in the
+        event loop, and so does `on_event`: neither may wait.
         """
         self._sockets = tuple(sockets)
         self._open_file = open_file
@@ -226,7 +232,8 @@ class TftpServer:
         try:
             source = self._open_file(request, arrival.client, arrival.server)
         except FileNotFoundError as error:
-            return Refused(code=ErrorCode.NOT_FOUND, reason=str(error))
+            is_usual = isinstance(error, UsualMissError)
+            return Refused(code=ErrorCode.NOT_FOUND, reason=str(error), is_usual=is_usual)
         except PermissionError as error:
             return Refused(code=ErrorCode.ACCESS_VIOLATION, reason=str(error))
         except OSError as error:
@@ -447,10 +454,9 @@ def _printable(filename: str) -> str:
 
 def _log_level(outcome: Started | Refused | Outcome) -> int:
     match outcome:
-        case Started() | Aborted(size_probe=True):
+        case Started() | Aborted(size_probe=True) | Refused(is_usual=True):
             return logging.DEBUG
         case Completed() | Aborted() | Refused(code=ErrorCode.NOT_FOUND):
-            # Loaders ask for many files that need not exist.
             return logging.INFO
         case Refused() | Failed():
             return logging.WARNING

@@ -16,7 +16,7 @@ LEVELS = {
     """,
     1: """
         config nodes
-        boot/client boot/plan boot/ipxe boot/journal boot/nodefiles
+        boot/chains boot/client boot/filenames boot/plan boot/ipxe boot/journal boot/nodefiles
         boot/templates boot/uki boot/usage
         dhcp/book dhcp/pool dhcp/leases dhcp/subnet dhcp/throttle
         dhcp/replies dhcp/responder tftp/transfer

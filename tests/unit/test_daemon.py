@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from bootnode.errors import ConfigError, StartError
 from bootnode.files import FileRoots
 from bootnode.state import LeaseStore
 from bootnode.tftp.packet import ErrorCode, ReadRequest
-from bootnode.tftp.server import Endpoint, Refused, TransferEvent
+from bootnode.tftp.server import Endpoint, Refused, TransferEvent, UsualMissError
 from bootnode.tftp.transfer import Aborted, Completed, Failed, Outcome
 
 MAC = MacAddress.parse("fc:ab:14:e8:66:01")
@@ -403,6 +403,47 @@ async def test_a_unified_kernel_image_by_tftp_is_the_nodes_own(daemon: Daemon) -
         daemon._open_file(request, Endpoint(IPv4Address("10.77.0.99"), 1), server)
     with pytest.raises(FileNotFoundError, match="image 'failsafe' has no version"):
         daemon._open_file(request, Endpoint(ADDRESS, 1), server)
+
+
+async def test_a_raspberry_pi_is_served_from_its_nodes_folder_or_the_top(folder: Path) -> None:
+    """By the serial number that it puts before each name, or without."""
+    pi = "dc:a6:32:ec:fc:3c"
+    text = f"defaults: {{image: failsafe}}\nnodes:\n  pi-1: {{mac: '{pi}'}}\n"
+    (folder / "nodes.yaml").write_text(text)
+    files = folder / "files"
+    (files / "pi-1").mkdir()
+    (files / "start4.elf").write_bytes(b"everyone's")
+    (files / "pi-1" / "config.txt").write_bytes(b"its own")
+    daemon = make(folder)
+    daemon.journal.locate(MacAddress.parse(pi), ADDRESS, now=1.0)
+
+    def fetch(name: str, host: IPv4Address = ADDRESS) -> bytes:
+        request = ReadRequest(filename=name, mode="octet")
+        source = daemon._open_file(request, Endpoint(host, 1), IPv4Address("10.77.0.1"))
+        with closing(source):
+            return source.read(0, 99)
+
+    assert fetch("9b65d4bd/start4.elf") == b"everyone's"
+    assert fetch("dc-a6-32-ec-fc-3c/config.txt") == fetch("config.txt") == b"its own"
+    with pytest.raises(UsualMissError, match=r"'9b65d4bd/cmdline\.txt' does not exist"):
+        fetch("9b65d4bd/cmdline.txt")
+    with pytest.raises(FileNotFoundError, match=r"'9b65d4bd/start\.elf' does not exist") as needed:
+        fetch("9b65d4bd/start.elf")
+    assert not isinstance(needed.value, UsualMissError)
+    with pytest.raises(PermissionError, match="leads upwards"):
+        fetch("9b65d4bd/../../bootnoded.yaml")
+    # Another machine has no part in the node's folder.
+    with pytest.raises(FileNotFoundError):
+        fetch("9b65d4bd/config.txt", IPv4Address("10.77.0.99"))
+
+
+async def test_a_usual_miss_is_no_note(daemon: Daemon) -> None:
+    daemon.journal.locate(MAC, ADDRESS, now=1.0)
+    usual = Refused(code=ErrorCode.NOT_FOUND, reason="not there", is_usual=True)
+    daemon._on_transfer(event(usual))
+    record = daemon.journal.get(MAC)
+    assert record is not None
+    assert not record.notes
 
 
 async def test_a_stranger_by_tftp_is_nobodys_business(daemon: Daemon) -> None:

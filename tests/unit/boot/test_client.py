@@ -32,11 +32,11 @@ CAPTURED = {
     "ipxe_2019_uefi_x64_discover": (Speaker.IPXE, Architecture.X64_UEFI),
     "ipxe_port4011_boot_item_request": (Speaker.IPXE, Architecture.X86_BIOS),
     # They say that they are PC BIOSes.
-    "raspberrypi_3_rom_discover": (Speaker.FIRMWARE, Architecture.ARM_RPIBOOT),
-    "raspberrypi_4_eeprom_discover": (Speaker.FIRMWARE, Architecture.ARM_RPIBOOT),
-    "raspberrypi_4_eeprom_request": (Speaker.FIRMWARE, Architecture.ARM_RPIBOOT),
-    "uboot_arm64_request": (Speaker.OS, Architecture.ARM64_UBOOT),
-    "uboot_riscv64_discover_without_arch": (Speaker.OS, None),
+    "raspberrypi_3_rom_discover": (Speaker.RASPBERRY_PI, Architecture.ARM_RPIBOOT),
+    "raspberrypi_4_eeprom_discover": (Speaker.RASPBERRY_PI, Architecture.ARM_RPIBOOT),
+    "raspberrypi_4_eeprom_request": (Speaker.RASPBERRY_PI, Architecture.ARM_RPIBOOT),
+    "uboot_arm64_request": (Speaker.UBOOT, Architecture.ARM64_UBOOT),
+    "uboot_riscv64_discover_without_arch": (Speaker.UBOOT, None),
     "arista_eos_ztp_discover": (Speaker.OS, None),
     "esp32_request": (Speaker.OS, None),
     "linux_request_relayed": (Speaker.OS, None),
@@ -122,6 +122,10 @@ VENDOR_HTTP = opt.VENDOR_CLASS.item("HTTPClient:Arch:00016:UNDI:003016")
         ([opt.ARCHITECTURES.item((16,))], Speaker.HTTP_BOOT, Architecture.X64_UEFI_HTTP),
         ([VENDOR_PXE, opt.ARCHITECTURES.item((16,))], Speaker.HTTP_BOOT, 16),
         ([opt.VENDOR_CLASS.item("U-Boot"), opt.ARCHITECTURES.item((24,))], Speaker.HTTP_BOOT, 24),
+        ([opt.VENDOR_CLASS.item("U-Boot")], Speaker.UBOOT, None),
+        ([opt.ARCHITECTURES.item((21,))], Speaker.UBOOT, Architecture.ARM32_UBOOT),
+        # U-Boot that plays UEFI is UEFI.
+        ([VENDOR_PXE, opt.ARCHITECTURES.item((27,))], Speaker.FIRMWARE, Architecture.RISCV64_UEFI),
         ([opt.VENDOR_CLASS.item("pxeclient")], Speaker.OS, None),
         ([opt.VENDOR_CLASS.item("AAPLBSDPC/i386/iMac4,1")], Speaker.OS, None),
         ([], Speaker.OS, None),
@@ -145,6 +149,38 @@ def test_only_firmware_of_a_raspberry_pi_is_told_by_its_card(capture: Capture) -
     for name in ("ipxe_2019_uefi_x64_discover", "windows_msft5_discover"):
         packet = replace(capture(name), chaddr=pi + bytes(10))
         assert classified(packet).architecture is not Architecture.ARM_RPIBOOT
+    uefi = replace(capture("ovmf_2022_x64_pxe_discover"), chaddr=pi + bytes(10))
+    arm = replace(uefi, options={**uefi.options, **dict([opt.ARCHITECTURES.item((11,))])})
+    assert classified(arm).speaker is Speaker.FIRMWARE
+
+
+def test_a_raspberry_pi_is_told_by_its_identifier_too(capture: Capture) -> None:
+    """Of a card whose first half we don't know; and only the ROM of the 2 and 3 has the bug."""
+    new = capture("raspberrypi_4_eeprom_discover")
+    new = replace(new, chaddr=MAC + bytes(10))
+    assert classified(new).speaker is Speaker.RASPBERRY_PI
+    assert not classified(new).has_length_bug
+    assert classified(capture("raspberrypi_3_rom_discover")).has_length_bug
+
+
+@pytest.mark.parametrize(
+    ("name", "joins"),
+    [
+        ("dell_uefi_x64_pxe_discover", True),
+        ("edk2_x64_http_discover", True),
+        ("ipxe_2.0.0_bios_qemu_discover", True),
+        ("raspberrypi_3_rom_discover", True),
+        ("uboot_arm64_request", False),
+        ("windows_msft5_discover", False),
+    ],
+)
+def test_who_makes_one_offer_of_two(capture: Capture, name: str, joins: bool) -> None:
+    assert classified(capture(name)).joins_offers is joins
+
+
+def test_uboot_over_http_makes_no_one_offer_of_two() -> None:
+    client = client_of(opt.VENDOR_CLASS.item("U-Boot"), opt.ARCHITECTURES.item((24,)))
+    assert (client.speaker, client.joins_offers) == (Speaker.HTTP_BOOT, False)
 
 
 def test_hostile_text_stays_text() -> None:

@@ -27,7 +27,7 @@ from bootnode.boot.plan import (
     no_images,
 )
 from bootnode.dhcp.packet import Packet
-from bootnode.dhcp.pxe import Architecture
+from bootnode.dhcp.pxe import Architecture, IpxeFeature
 from bootnode.nodes import Boot, Loader, Node, NodeTable
 
 Capture = Callable[[str], Packet]
@@ -180,15 +180,18 @@ def firmware(architecture: Architecture | None, speaker: Speaker = Speaker.FIRMW
         (Architecture.EBC, {"snponly.efi", "ipxe.efi"}, "snponly.efi"),
         (Architecture.X86_UEFI, LOADER_NAMES, "snponly-ia32.efi"),
         (Architecture.ARM64_UEFI, LOADER_NAMES, "snponly-arm64.efi"),
+        (Architecture.ARM32_UEFI, {"ipxe-arm32.efi"}, "ipxe-arm32.efi"),
+        (Architecture.RISCV64_UEFI, LOADER_NAMES, "snponly-riscv64.efi"),
+        (Architecture.LOONGARCH64_UEFI, LOADER_NAMES, "snponly-loong64.efi"),
         (
             Architecture.ARM64_UEFI,
             {"snponly.efi"},
             f"({NO_LOADER} ARM64_UEFI: put snponly-arm64.efi or ipxe-arm64.efi {IN_FILES})",
         ),
         (
-            Architecture.RISCV64_UEFI,
+            Architecture.ITANIUM,
             LOADER_NAMES,
-            f"({NO_LOADER} RISCV64_UEFI: put one {IN_FILES} and name it as the node's boot_file)",
+            f"({NO_LOADER} ITANIUM: put one {IN_FILES} and name it as the node's boot_file)",
         ),
         (None, LOADER_NAMES, "(its architecture is unknown ('PXEClient\\n'))"),
     ],
@@ -204,6 +207,45 @@ def test_a_stripped_ipxe_without_a_loader_boots_nothing() -> None:
     assert decided(client, NODE, loaders=set()) == (
         f"({NO_LOADER} X86_BIOS: put undionly.kpxe or ipxe.pxe {IN_FILES})"
     )
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ((), "tftp://10.77.0.1/undionly.kpxe"),
+        ((IpxeFeature.TFTP,), "tftp://10.77.0.1/undionly.kpxe"),
+        ((IpxeFeature.HTTP, IpxeFeature.TFTP), "tftp://10.77.0.1/undionly.kpxe"),
+        ((IpxeFeature.HTTP,), "http://10.77.0.1:8080/loaders/undionly.kpxe"),
+        (
+            (IpxeFeature.BZIMAGE,),
+            "(this iPXE was built without TFTP and HTTP: it can fetch nothing)",
+        ),
+        ((IpxeFeature.HTTP, IpxeFeature.BZIMAGE), SCRIPT),
+    ],
+)
+def test_how_a_stripped_ipxe_gets_ours(features: tuple[int, ...], expected: str) -> None:
+    client = replace(
+        firmware(Architecture.X86_BIOS, Speaker.IPXE), features=frozenset(map(int, features))
+    )
+    assert decided(client, NODE) == expected
+
+
+@pytest.mark.parametrize(
+    ("speaker", "changes", "expected"),
+    [
+        # "" is an offer that names our TFTP server and no file.
+        (Speaker.RASPBERRY_PI, {}, ""),
+        (Speaker.RASPBERRY_PI, {"boot_file": "a.efi"}, ""),
+        (Speaker.RASPBERRY_PI, {"boot": Boot.LOCAL}, LOCAL),
+        (Speaker.UBOOT, {}, ""),
+        (Speaker.UBOOT, {"boot_file": "boot.scr.uimg"}, "boot.scr.uimg"),
+        (Speaker.UBOOT, {"boot": Boot.LOCAL}, LOCAL),
+    ],
+)
+def test_who_looks_for_files_of_its_own(
+    speaker: Speaker, changes: dict[str, Any], expected: str
+) -> None:
+    assert decided(firmware(None, speaker), replace(NODE, **changes)) == expected
 
 
 @pytest.mark.parametrize(

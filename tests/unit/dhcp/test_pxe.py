@@ -88,12 +88,11 @@ def test_boot_this_file_is_four_bytes() -> None:
 
 def test_raspberry_pi_gets_what_dnsmasq_sends_it() -> None:
     recorded = capture("dnsmasq_proxy_offer_raspberrypi_4").options[opt.VENDOR_ENCAPSULATED.code]
-    assert pxe.raspberry_pi_options() == recorded
+    assert recorded == pxe.RASPBERRY_PI_MENU
 
 
 def test_raspberry_pi_3_gets_three_blanks() -> None:
-    options = pxe.raspberry_pi_options(menu_text="Raspberry Pi Boot   ")
-    assert options.endswith(b"\x09\x17\0\0\x14Raspberry Pi Boot   \xff")
+    assert pxe.RASPBERRY_PI_3_MENU.endswith(b"\x09\x17\0\0\x14Raspberry Pi Boot   \xff")
 
 
 def test_recorded_menu_and_boot_item() -> None:

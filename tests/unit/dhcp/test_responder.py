@@ -169,6 +169,10 @@ BIOS_UUID = "0000020003000400050006000700080009"
 HYPERV_UUID = "0086257cde4edc8a4e8940a4847f362d09"
 DELL_UUID = "0044454c4c4c0010578039b7c04f535931"
 ZERO_UUID = "00" * 17
+PI_3_UUID = "00d4659bbdd4659bbdd4659bbdd4659bbd"
+PI_4_UUID = "00525069343031c00032ecfc3cda06ffe0"
+PI_MENU = "0601030a04005058450914000011" + b"Raspberry Pi Boot".hex() + "ff"
+PI_3_MENU = "0601030a04005058450917000014" + b"Raspberry Pi Boot   ".hex() + "ff"
 LOADER_URL = "http://10.77.0.1:8080/loaders/snponly.efi"
 QEMU_SCRIPT = "http://10.77.0.1:8080/boot/52-54-00-12-34-56.ipxe"
 UEFI_SCRIPT = "http://10.77.0.1:8080/boot/fc-ab-14-e8-66-02.ipxe"
@@ -203,13 +207,17 @@ FULL_OFFERS = {
         OFFER from 67 {TO_MAC} yiaddr=10.77.0.10 {LENT} 61 01a497b139a387""",
     "arista_eos_ztp_discover": f"""
         OFFER from 67 {TO_MAC} yiaddr=10.77.0.10 {LENT} 61 000044010000""",
+    # It takes a file of its own choice from the server that is named.
     "uboot_riscv64_discover_without_arch": f"""
-        OFFER from 67 {TO_MAC} yiaddr=10.77.0.10 {LENT}""",
+        OFFER from 67 {TO_MAC} yiaddr=10.77.0.10 siaddr=10.77.0.1 {LENT}""",
     "embedded_discover_requested_zero": f"""
         OFFER from 67 {TO_MAC} yiaddr=10.77.0.10 {LENT} 61 01000b8201fc42""",
-    # An address, but no PC boot loader.
+    "raspberrypi_3_rom_discover": f"""
+        OFFER from 67 {TO_MAC} yiaddr=10.77.0.10 siaddr=10.77.0.1 {LENT}
+        60 PXEClient 97 {PI_3_UUID} 43 {PI_3_MENU} 66 10.77.0.1""",
     "raspberrypi_4_eeprom_discover": f"""
-        OFFER from 67 {TO_MAC} yiaddr=10.77.0.10 {LENT}""",
+        OFFER from 67 {TO_MAC} yiaddr=10.77.0.10 siaddr=10.77.0.1 {LENT}
+        60 PXEClient 97 {PI_4_UUID} 43 {PI_MENU} 66 10.77.0.1""",
 }
 
 
@@ -267,9 +275,13 @@ PROXY_OFFERS = {
         54 10.77.0.1 60 PXEClient 67 {DELL_SCRIPT} 61 01f01faf45865a 175 010101""",
     "windows_msft5_discover": "ignored: it does not ask to boot",
     "arista_eos_ztp_discover": "ignored: it does not ask to boot",
-    "raspberrypi_3_rom_discover": """
-        ignored: there is no boot loader for ARM_RPIBOOT:
-        put one into the `files` folder and name it as the node's boot_file""",
+    "raspberrypi_3_rom_discover": f"""
+        OFFER from 67 {TO_ALL} siaddr=10.77.0.1
+        54 10.77.0.1 60 PXEClient 97 {PI_3_UUID} 43 {PI_3_MENU} 66 10.77.0.1""",
+    "raspberrypi_4_eeprom_discover": f"""
+        OFFER from 67 {TO_ALL} siaddr=10.77.0.1
+        54 10.77.0.1 60 PXEClient 97 {PI_4_UUID} 43 {PI_MENU} 66 10.77.0.1""",
+    "uboot_riscv64_discover_without_arch": "ignored: it makes no one offer of two",
     "ovmf_2022_x64_pxe_request": "ignored: the other DHCP server answers that",
     "windows_msft5_inform": "ignored: the other DHCP server answers that",
     "windows_release": "ignored: the other DHCP server answers that",
@@ -1215,6 +1227,104 @@ def test_options_for_boot_files_are_not_for_those_that_boot(capture: Capture) ->
         system.handle(message(MAC, kind(MessageType.DISCOVER)), broadcast(), now=NOW)
     ).packet.options
     assert {code: told[code] for code in own} == own
+
+
+@pytest.mark.parametrize("mode", ["full", "proxy"])
+def test_pxelinux_is_told_its_configuration(
+    capture: Capture, mode: Literal["full", "proxy"]
+) -> None:
+    """RFC 5071, read from what the ROM was told: the boot file's offer, also by ProxyDHCP."""
+    own = {
+        208: bytes.fromhex("f100747e"),
+        209: b"nodes/n1.cfg",
+        210: b"http://10.77.0.1:8080/files/",
+        211: b"\0\0\0\x1e",
+        # Nothing that belongs beside an address has a place in an offer without one.
+        42: SERVER.packed,
+    }
+    request = capture("asrock_bios_pxe_discover")
+    there = node(mac_of(request), boot_file="lpxelinux.0", options=own)
+    served = responder(there, network=settings(mode))
+    told = reply(served.handle(request, broadcast(), now=NOW)).packet
+    assert told.file == b"lpxelinux.0"
+    assert {code: told.options.get(code) for code in (208, 209, 210, 211)} == {
+        code: own[code] for code in (208, 209, 210, 211)
+    }
+    assert (42 in told.options) == (mode == "full")
+
+
+# Clients that our boot file brings back as they were
+
+
+STRIPPED = "ipxe_port4011_boot_item_request"
+UNDIONLY = "tftp://10.77.0.1/undionly.kpxe"
+
+
+def stripped(capture: Capture, xid: int, message_type: MessageType, *items: Any) -> Packet:
+    """An iPXE that says nothing of what it can do, in its next conversation."""
+    recorded = capture(STRIPPED)
+    options = {**recorded.options, **dict([kind(message_type), *items])}
+    return replace(recorded, xid=xid, ciaddr=UNSPECIFIED, options=options)
+
+
+@pytest.mark.parametrize("mode", ["full", "proxy"])
+@pytest.mark.parametrize("boot_file", [None, "tools/other.efi"])
+def test_a_chain_load_in_circles_is_broken(
+    capture: Capture, mode: Literal["full", "proxy"], boot_file: str | None
+) -> None:
+    """Our loader, or a node's boot file that is an iPXE and does not look like one."""
+    mac = mac_of(capture(STRIPPED))
+    served = responder(node(mac, boot_file=boot_file), network=settings(mode))
+    told = boot_file or UNDIONLY
+
+    def boots(xid: int, now: float) -> Reply | Ignored:
+        offer = served.handle(stripped(capture, xid, MessageType.DISCOVER), broadcast(), now=now)
+        items = asks_for(FIXED), chose(SERVER)
+        request = stripped(capture, xid, MessageType.REQUEST, *items)
+        ack = served.handle(request, broadcast(), now=now + 1)
+        if mode == "full":
+            assert reply(ack).packet.file == reply(offer).packet.file
+        return offer
+
+    for xid, now in ((1, NOW), (2, NOW + 20)):
+        assert reply(boots(xid, now)).packet.file == told.encode()
+    broken = boots(3, NOW + 40)
+    assert broken.client is not None
+    assert broken.client.is_circling
+    if mode == "full":
+        sent = reply(broken)
+        assert (sent.packet.yiaddr, sent.packet.file) == (FIXED, b"")
+        assert opt.BOOT_FILE.code not in sent.packet.options
+        reason = sent.no_boot
+    else:
+        reason = ignored(broken)
+    assert reason.startswith(f"it was sent {told} 2 times and each time came back as it was")
+    assert "nodes.yaml" in reason
+    # A minute later somebody may have mended it.
+    assert reply(boots(4, NOW + 90)).packet.file == told.encode()
+
+
+def test_an_ipxe_that_got_on_may_be_chained_again(capture: Capture) -> None:
+    mac = mac_of(capture(STRIPPED))
+    able = replace(capture("ipxe_2.0.0_bios_qemu_discover"), chaddr=mac + bytes(10))
+    served = responder(node(mac))
+    for xid in range(1, 9):
+        asked = stripped(capture, xid, MessageType.DISCOVER)
+        offer = reply(served.handle(asked, broadcast(), now=NOW + xid))
+        assert offer.packet.file == UNDIONLY.encode()
+        script = reply(served.handle(able, broadcast(), now=NOW + xid)).packet.file
+        assert script.endswith(b".ipxe")
+
+
+def test_why_there_is_no_boot_file(capture: Capture) -> None:
+    request = capture("dell_uefi_x64_pxe_discover")
+    local = responder(node(mac_of(request), boot=Boot.LOCAL))
+    outcome = reply(local.handle(request, broadcast(), now=NOW))
+    assert outcome.no_boot == "it boots from its local disk"
+    system = responder(node(MAC)).handle(
+        message(MAC, kind(MessageType.DISCOVER)), broadcast(), now=NOW
+    )
+    assert reply(system).no_boot == ""
 
 
 def test_routes_hold_the_router_too() -> None:

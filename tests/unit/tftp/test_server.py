@@ -21,6 +21,7 @@ from bootnode.tftp.server import (
     Started,
     TftpServer,
     TransferEvent,
+    UsualMissError,
     _printable,
 )
 from bootnode.tftp.transfer import Aborted, Completed, Failed, FileSource
@@ -162,6 +163,22 @@ async def test_a_file_that_cannot_be_opened_is_refused(
     assert refused.code == code
     assert str(error) in refused.reason
     assert [str(error) in record.getMessage() for record in caplog.records] == [True]
+
+
+async def test_a_usual_miss_is_a_detail(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Source:
+        raise UsualMissError("no such")
+
+    caplog.set_level(logging.DEBUG)
+    bench.content = fail
+    packet, _ = await receive(bench.ask())
+    assert packet == Error(code=ErrorCode.NOT_FOUND, message="file not found")
+    await bench.wait_for(Refused)
+    assert bench.events[0].outcome == Refused(
+        code=ErrorCode.NOT_FOUND, reason="no such", is_usual=True
+    )
+    levels = [record.levelno for record in caplog.records if "no such" in record.getMessage()]
+    assert levels == [logging.DEBUG]
 
 
 @pytest.mark.parametrize("limit", ["MAX_TRANSFERS", "MAX_TRANSFERS_PER_CLIENT"])
