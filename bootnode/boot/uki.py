@@ -231,7 +231,7 @@ def _place(stub: Stub, contents: Sequence[tuple[bytes, int, int]]) -> Iterator[_
 def _headers(stub: Stub, added: Sequence[_Section]) -> bytes:
     """The stub with headers that know of the new sections."""
     table_end = stub.sections_at + (len(stub.sections) + len(added)) * _SECTION.size
-    first_raw = min(s.raw_at for s in stub.sections if s.raw_bytes)
+    first_raw = min((s.raw_at for s in stub.sections if s.raw_bytes), default=0)
     if table_end > min(stub.headers_bytes, first_raw):
         raise _no_stub("its header has no room for more sections")
     raw = bytearray(stub.raw)

@@ -166,6 +166,13 @@ def test_what_is_no_stub(stub: MakeStub, change: Callable[[bytes], bytes], reaso
         Stub.parse(change(stub()))
 
 
+def test_a_stub_whose_sections_are_empty(stub: MakeStub) -> None:
+    raw = bytearray(stub())
+    raw[0x188 : 0x188 + 2 * 40] = bytes(2 * 40)
+    with pytest.raises(ImageError, match="no room for more sections"):
+        assembled(bytes(raw))
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_is_found_or_does_no_harm(stub: MakeStub, data: st.DataObject) -> None:
