@@ -64,6 +64,8 @@ class Client:
     """Option 60 as text, for the log."""
     is_circling: bool = False
     """Whether what it was told to boot brought it back as it was, again and again."""
+    is_uboot: bool = False
+    """Whether this is U-Boot, also where it says that it is UEFI."""
     has_length_bug: bool = False
     """Whether this is the ROM of a Raspberry Pi 2 or 3, which wants blanks behind its menu text."""
 
@@ -76,10 +78,9 @@ class Client:
     def joins_offers(self) -> bool:
         """Whether it makes one offer of two, an address and, from a ProxyDHCP server, a file.
 
-        To all others an offer without an address is a broken one.
+        To all others an offer without an address is a broken one; U-Boot takes the first it gets.
         """
-        is_uboot = self.architecture is not None and self.architecture.is_uboot
-        return self.boots and self.speaker is not Speaker.UBOOT and not is_uboot
+        return self.boots and not self.is_uboot
 
     @property
     def is_uefi(self) -> bool:
@@ -134,8 +135,17 @@ def classify(packet: Packet, mac: MacAddress) -> Client:
         architecture=architecture,
         features=features,
         vendor_class=vendor_class,
+        is_uboot=(
+            speaker is Speaker.UBOOT
+            or (architecture is not None and architecture.is_uboot)
+            or raw.get(options.NIC_INTERFACE.code) == _UBOOT_NIC
+        ),
         has_length_bug=has_length_bug,
     )
+
+
+_UBOOT_NIC = b"\1\0\0"
+"""Option 94 from U-Boot: an UNDI of version 0.0, which nobody has."""
 
 
 _SAID_BY_RASPBERRY_PIS = frozenset({None, Architecture.X86_BIOS, Architecture.ARM_RPIBOOT})

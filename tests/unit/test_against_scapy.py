@@ -54,7 +54,11 @@ def our_fields(packet: Packet) -> tuple[object, ...]:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+OVERLOADED = "release_overloaded_sname_and_file"
+"""scapy knows nothing of option 52, by which sname and file hold options too."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != OVERLOADED])
 def test_scapy_reads_a_capture_as_we_do(name: str) -> None:
     data = capture(name)
     message, packet = BOOTP(data), Packet.parse(data)

@@ -171,6 +171,7 @@ def test_a_raspberry_pi_is_told_by_its_identifier_too(capture: Capture) -> None:
         ("ipxe_2.0.0_bios_qemu_discover", True),
         ("raspberrypi_3_rom_discover", True),
         ("uboot_arm64_request", False),
+        ("uboot_2023_arm64_uefi_discover", False),
         ("windows_msft5_discover", False),
     ],
 )

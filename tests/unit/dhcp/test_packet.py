@@ -440,7 +440,8 @@ def _value(packet: Packet, code: int) -> str:
     if code == opt.MACHINE_UUID.code:
         return f"{raw.hex()} = {pxe.machine_uuid(raw)}"
     if code == opt.IPXE_ENCAPSULATED.code:
-        return f"version {pxe.ipxe_version(raw)} features {sorted(pxe.ipxe_features(raw))}"
+        features = sorted(pxe.ipxe_features(raw))
+        return f"{raw.hex()} = version {pxe.ipxe_version(raw)} features {features}"
     if code == opt.VENDOR_ENCAPSULATED.code:
         return f"{raw.hex()} = {pxe.PxeOptions.parse(raw)}"
     option = opt.OPTIONS_BY_CODE.get(code)

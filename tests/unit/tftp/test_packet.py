@@ -91,6 +91,8 @@ FROM_CAPTURES: dict[str, Packet] = {
     "uboot_rrq": rrq("0A000013.img", ("timeout", "5"), ("tsize", "0"), ("blksize", "1468")),
     "raspberrypi_4_rrq": rrq("d9780558/start.elf", ("tsize", "0"), ("blksize", "1024")),
     "raspberrypi_2_tsize_only_rrq": rrq("fixup.dat", ("tsize", "0")),
+    "uboot_2023_rrq": rrq("boot.scr.uimg", ("timeout", "5"), ("blksize", "1468")),
+    "grub_rrq": rrq("/grub/grub.cfg", ("blksize", "1024"), ("tsize", "0")),
     "curl_8_rrq": rrq("file", ("tsize", "0"), ("blksize", "512"), ("timeout", "6")),
 }
 
