@@ -16,6 +16,7 @@ import sqlite3
 from collections.abc import Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Final
 
 from bootnode.addresses import MacAddress
 from bootnode.dhcp.leases import Lease, LeaseState
@@ -40,6 +41,9 @@ CREATE TABLE spent_boot (
 ) WITHOUT ROWID;
 """
 _BUSY_TIMEOUT_S = 5.0
+_ROW = "(?, ?, ?, ?, ?, ?)"
+ROWS_MAX: Final = 1000
+"""Rows of one statement; SQLite takes 32,766 values."""
 
 
 class LeaseStore:
@@ -71,21 +75,23 @@ class LeaseStore:
 
         `clock_offset_s` leads from the clock of the leases to the one that counts after a restart.
         """
-        rows = [
-            (
-                str(lease.address),
-                str(lease.mac),
-                lease.state.value,
-                lease.expires_s + clock_offset_s,
-                lease.client_id,
-                lease.hostname,
-            )
-            for lease in leases
-        ]
         with self._connection:
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?)", rows
-            )
+            for at in range(0, len(leases), ROWS_MAX):
+                rows = leases[at : at + ROWS_MAX]
+                values: list[object] = []
+                for lease in rows:
+                    values += (
+                        str(lease.address),
+                        str(lease.mac),
+                        lease.state.value,
+                        lease.expires_s + clock_offset_s,
+                        lease.client_id,
+                        lease.hostname,
+                    )
+                # One statement: each of them waits for the interpreter's lock when it ends, and
+                # while packets pour in, that takes longer than the rows.
+                places = ", ".join([_ROW] * len(rows))
+                self._connection.execute(f"INSERT OR REPLACE INTO lease VALUES {places}", values)
 
     def spent_boots(self) -> set[tuple[str, str]]:
         """The nodes and images of `boot: once` that have had their boot."""
