@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -17,7 +18,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from itertools import product
 from pathlib import Path
@@ -46,7 +46,7 @@ from bootnode.dhcp.server import DhcpServer, LeaseWriter
 from bootnode.dhcp.subnet import Subnet
 from bootnode.errors import BootnodeError, ConfigError, StartError
 from bootnode.files import FileRoots, OpenFile
-from bootnode.image.served import UnifiedImages, current_files
+from bootnode.image.served import CurrentImages, UnifiedImages
 from bootnode.image.store import ImageStore
 from bootnode.ndp.server import RouterSolicitationServer
 from bootnode.nodekeys import NodeKeys
@@ -112,9 +112,7 @@ class Daemon:
         self.journal = Journal()
         self._roots = file_roots(self.config)
         self._images = ImageStore(self.config.images)
-        self.policy = Policy(
-            table=table, loaders=frozenset(), images=partial(current_files, self._images)
-        )
+        self.policy = Policy(table=table, loaders=frozenset(), images=CurrentImages(self._images))
         self._unified = UnifiedImages(
             policy=self.policy,
             journal=self.journal,
@@ -138,6 +136,7 @@ class Daemon:
         """
         async with AsyncExitStack() as stack:
             await self._open(stack)
+            _settle()
             notify("READY=1")
             log.info("%d nodes in the table", len(self.policy.table))
             print("bootnoded: ready", file=sys.stderr, flush=True)  # noqa: T201  # the contract
@@ -496,6 +495,7 @@ class Daemon:
         self._rearm()
         with suppress(StartError):  # keeps the loaders of the start; a missing file is refused
             self.policy.loaders = available_loaders(self._roots)
+        _settle()
         log.info("reload: %d nodes in the table", len(table))
 
 
@@ -514,6 +514,16 @@ def _keep(stack: AsyncExitStack, sock: socket.socket) -> socket.socket:
     """A socket that is closed with the daemon, even if nobody comes to use it."""
     stack.callback(sock.close)
     return sock
+
+
+def _settle() -> None:
+    """Take what is here to stay out of the garbage collector's sight.
+
+    It would look through table and leases for garbage again and again, and nobody is answered for
+    the tenth of a second that 10,000 nodes take.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _watchdog() -> None:

@@ -9,8 +9,9 @@ that it was told of by DHCP, for firmware asks for the size first.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address
 from zlib import crc32
 
@@ -38,6 +39,31 @@ def current_files(store: ImageStore, name: str) -> ImageFiles | str:
         return image_files(store.current(name))
     except ImageError as error:
         return str(error)
+
+
+class CurrentImages:
+    """Finds the current version of an image, as DHCP asks for each packet of a UEFI machine.
+
+    Which version is current is read each time; what is in it once, for a version never changes.
+    """
+
+    def __init__(self, store: ImageStore) -> None:
+        self._store = store
+        # By the names that the node table has: the link, and what it leads to.
+        self._found: dict[str, tuple[str, ImageFiles]] = {}
+
+    def __call__(self, name: str) -> ImageFiles | str:
+        """The current version of an image, or a sentence that says why there is none."""
+        if name in self._found:
+            link, files = self._found[name]
+            with suppress(OSError):
+                if os.readlink(link).rpartition("/")[2] == files.version:
+                    return files
+            del self._found[name]
+        found = current_files(self._store, name)
+        if isinstance(found, ImageFiles):
+            self._found[name] = (str(self._store.current_link(name)), found)
+        return found
 
 
 def image_files(version: ImageVersion) -> ImageFiles:

@@ -230,9 +230,17 @@ class ImageStore:
             ImageError: the name cannot be an image's.
         """
         try:
-            return (self._image_folder(name) / _CURRENT).readlink().name
+            return self.current_link(name).readlink().name
         except OSError:
             return None
+
+    def current_link(self, name: str) -> Path:
+        """The link to the version that is current.
+
+        Raises:
+            ImageError: the name cannot be an image's.
+        """
+        return self._image_folder(name) / _CURRENT
 
     def past(self, name: str) -> list[str]:
         """The versions that were current before the one that is now and are still there.
@@ -353,7 +361,7 @@ class ImageStore:
             # Before the link: if we are killed between, the link still says what holds.
             history = push(self._history(name), before, version)
             replace_text(self._image_folder(name) / _HISTORY, "\n".join([*history, ""]))
-            replace_link(self._image_folder(name) / _CURRENT, version)
+            replace_link(self.current_link(name), version)
         return image
 
     def roll_back(self, name: str) -> ImageVersion:
@@ -373,7 +381,7 @@ class ImageStore:
             )
         # The history stays: what comes after `current` in it is the future no more.
         image = self.load(name, before[0])
-        replace_link(self._image_folder(name) / _CURRENT, image.version)
+        replace_link(self.current_link(name), image.version)
         return image
 
     def delete(self, name: str, version: str) -> int:

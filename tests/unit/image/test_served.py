@@ -15,7 +15,7 @@ from bootnode.addresses import MacAddress
 from bootnode.boot.client import Speaker
 from bootnode.boot.journal import Journal
 from bootnode.boot.plan import ImageFiles, Policy, Site, UnifiedPath
-from bootnode.image.served import UnifiedImages, current_files
+from bootnode.image.served import CurrentImages, UnifiedImages, current_files
 from bootnode.image.store import Contents, ImageStore, ImageVersion, Provenance
 from bootnode.nodes import Boot, Loader, Node, NodeTable
 
@@ -213,3 +213,23 @@ def test_images_as_decisions_need_them(bench: Bench) -> None:
     assert isinstance(found, ImageFiles)
     assert (found.loader, found.stub, found.kernel_release) == (Loader.UKI, STUB, "6.1")
     assert str(current_files(bench.store, "other")).startswith("image 'other' is not built")
+
+
+def test_a_new_version_is_found_at_once_and_the_old_one_read_once(bench: Bench) -> None:
+    find = CurrentImages(bench.store)
+    first = find("failsafe")
+    assert isinstance(first, ImageFiles)
+    assert find("failsafe") is first
+    second = publish(bench.store, b"")
+    found = find("failsafe")
+    assert isinstance(found, ImageFiles)
+    assert found.version == second.version != first.version
+    assert "is not built" in str(find("other"))
+
+
+def test_an_image_that_went_away_is_found_no_more(bench: Bench) -> None:
+    find = CurrentImages(bench.store)
+    assert isinstance(find("failsafe"), ImageFiles)
+    bench.store.current_link("failsafe").unlink()
+    assert "is not built" in str(find("failsafe"))
+    assert isinstance(current_files(bench.store, "failsafe"), str)
