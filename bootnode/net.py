@@ -37,6 +37,10 @@ _SO_ATTACH_FILTER = 26
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DONT = 0
 
+# linux/pkt_sched.h; RFC 2474 section 4.2.2.2: what routers talk among themselves by.
+_TC_PRIO_INTERACTIVE = 6
+_DSCP_CS6 = 0xC0
+
 IP_PKTINFO = 8
 """ip(7): tells for each datagram what address it was sent to; socket has no name for it yet."""
 BACKLOG = 4096
@@ -128,6 +132,9 @@ def dhcp_socket(interface: Interface, port: int, *, is_shared: bool) -> socket.s
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        # Replies overtake downloads in the network's queues; this sets the priority to 0, too.
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, _DSCP_CS6)
+        _put_first(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.name.encode())
         what = f"UDP port {port} on {interface.name}"
         if is_shared:
@@ -138,6 +145,11 @@ def dhcp_socket(interface: Interface, port: int, *, is_shared: bool) -> socket.s
         sock.close()
         raise
     return sock
+
+
+def _put_first(sock: socket.socket) -> None:
+    """Let replies overtake the downloads that fill the queue of our own card."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _TC_PRIO_INTERACTIVE)
 
 
 def _bind_shared(sock: socket.socket, port: int, what: str) -> None:
@@ -279,6 +291,7 @@ def unicast_socket(interface: Interface) -> socket.socket | None:
     except PermissionError:
         return None
     sock.bind((interface.name, 0))
+    _put_first(sock)
     return sock
 
 
