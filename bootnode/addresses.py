@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
-from typing import Self
+from typing import Final, Self
+
+ADDRESSES_MAX: Final = 4096
+"""IPv4 addresses that are kept at hand: making one takes longer than a packet's whole header."""
 
 _MAC_PATTERNS = (
     re.compile(r"(?:[0-9a-f]{2}([:-]))(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}"),
@@ -59,6 +63,16 @@ class MacAddress(bytes):
 
     def __repr__(self) -> str:
         return f"MacAddress('{self}')"
+
+
+@lru_cache(maxsize=ADDRESSES_MAX)
+def parse_address(raw: bytes | str) -> IPv4Address:
+    """An address out of a packet: its four bytes, or the text that a socket gives.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return IPv4Address(raw)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from enum import IntEnum
 from ipaddress import IPv4Address
 from typing import Any, Generic, TypeVar
 
+from bootnode.addresses import parse_address
 from bootnode.dhcp import values
 from bootnode.dhcp.values import RelayAgentInfo, Route
 
@@ -106,15 +107,19 @@ def scan(area: bytes, into: dict[int, bytes]) -> int | None:
     return None
 
 
+MESSAGE_TYPES = tuple(map(MessageType, range(256)))
+"""What each byte of option 53 means."""
+
+
 def _parse_message_type(raw: bytes) -> MessageType:
-    return MessageType(raw[0])
+    return MESSAGE_TYPES[raw[0]]
 
 
 def _address(code: int, name: str) -> Option[IPv4Address]:
     return Option(
         code=code,
         name=name,
-        parse=IPv4Address,
+        parse=parse_address,
         serialize=lambda address: address.packed,
         length_min=4,
         length_max=4,

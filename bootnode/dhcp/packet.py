@@ -16,10 +16,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from ipaddress import IPv4Address
 from typing import Final, Self, TypeVar
 
-from bootnode.addresses import MacAddress
+from bootnode.addresses import MacAddress, parse_address
 from bootnode.dhcp import options as known
 from bootnode.dhcp.options import (
     END,
@@ -92,6 +93,10 @@ _SEND_RANK = [256 if code == _LAST else code for code in range(256)]
 for _rank, _code in enumerate(_USUAL_ORDER):
     _SEND_RANK[_code] = _rank - len(_USUAL_ORDER)
 
+_BYTES = tuple(bytes((number,)) for number in range(256))
+ORDERS_MAX: Final = 1024
+"""Sets of options whose order is remembered; a site sends some dozens."""
+
 # What a reply can do without when it does not fit, the most dispensable first. Before these go
 # the extras: everything that is not in the usual order either.
 _DROP_IN_ORDER = tuple(
@@ -110,6 +115,7 @@ _NEVER_SENT = frozenset((PAD, END, known.OVERLOAD.code))
 _VENDOR_CLASS = known.VENDOR_CLASS.code
 _HTTP_CLIENT = b"HTTPClient"
 
+_MESSAGE_TYPE = known.MESSAGE_TYPE.code
 _ECHOED = (known.CLIENT_ID.code, known.RELAY_AGENT_INFO.code)
 
 
@@ -170,10 +176,10 @@ class Packet:
             xid=xid,
             secs=secs,
             flags=flags,
-            ciaddr=UNSPECIFIED if ci == _ZERO4 else IPv4Address(ci),
-            yiaddr=UNSPECIFIED if yi == _ZERO4 else IPv4Address(yi),
-            siaddr=UNSPECIFIED if si == _ZERO4 else IPv4Address(si),
-            giaddr=UNSPECIFIED if gi == _ZERO4 else IPv4Address(gi),
+            ciaddr=UNSPECIFIED if ci == _ZERO4 else parse_address(ci),
+            yiaddr=UNSPECIFIED if yi == _ZERO4 else parse_address(yi),
+            siaddr=UNSPECIFIED if si == _ZERO4 else parse_address(si),
+            giaddr=UNSPECIFIED if gi == _ZERO4 else parse_address(gi),
             chaddr=chaddr,
             sname=sname.partition(b"\0")[0],
             file=file.partition(b"\0")[0],
@@ -277,7 +283,8 @@ class Packet:
     @property
     def message_type(self) -> MessageType | None:
         """What kind of DHCP message this is; None for plain BOOTP."""
-        return self.get(known.MESSAGE_TYPE)
+        raw = self.options.get(_MESSAGE_TYPE)
+        return None if raw is None else known.MESSAGE_TYPES[raw[0]]
 
     @property
     def mac(self) -> MacAddress | None:
@@ -357,19 +364,25 @@ def _repair_or_drop(code: int, options: dict[int, bytes], problems: list[str]) -
 
 
 def _serialize_options(options: Mapping[int, bytes]) -> bytes:
-    area = bytearray()
-    for code in sorted(options, key=_SEND_RANK.__getitem__):
+    parts: list[bytes] = []
+    for code in _send_order(tuple(options)):
         value = options[code]
         length = len(value)
-        if length > VALUE_SIZE_MAX or code in _NEVER_SENT:
+        if length > VALUE_SIZE_MAX:
             raise ValueError(
-                f"{label(code)} with {length} bytes cannot be sent (want at most {VALUE_SIZE_MAX},"
-                " and neither PAD, END nor overload)"
+                f"{label(code)} with {length} bytes cannot be sent (want at most {VALUE_SIZE_MAX})"
             )
-        area.append(code)
-        area.append(length)
-        area += value
+        parts += (_BYTES[code], _BYTES[length], value)
         if code == _VENDOR_CLASS and value == _HTTP_CLIENT:
-            area.append(PAD)
-    area.append(END)
-    return bytes(area)
+            parts.append(_BYTES[PAD])
+    parts.append(_BYTES[END])
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=ORDERS_MAX)
+def _send_order(codes: tuple[int, ...]) -> tuple[int, ...]:
+    """The order in which options are written; replies of one kind have the same ones."""
+    for code in codes:
+        if code in _NEVER_SENT:
+            raise ValueError(f"{label(code)} cannot be sent (want neither PAD, END nor overload)")
+    return tuple(sorted(codes, key=_SEND_RANK.__getitem__))

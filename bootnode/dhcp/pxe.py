@@ -96,8 +96,15 @@ class Architecture(IntEnum):
     @property
     def base(self) -> Architecture:
         """The architecture whose boot files suit: HTTP folded away, and EBC meaning x64."""
-        base = Architecture[self.name.removesuffix("_HTTP")]
-        return Architecture.X64_UEFI if base is Architecture.EBC else base
+        return _BASES[self]
+
+
+def _base(architecture: Architecture) -> Architecture:
+    base = Architecture[architecture.name.removesuffix("_HTTP")]
+    return Architecture.X64_UEFI if base is Architecture.EBC else base
+
+
+_BASES = {architecture: _base(architecture) for architecture in Architecture}
 
 
 def known_architecture(numbers: Iterable[int]) -> Architecture | None:

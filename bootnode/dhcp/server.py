@@ -18,7 +18,7 @@ from concurrent.futures import Executor
 from ipaddress import IPv4Address
 
 from bootnode import net
-from bootnode.addresses import Interface, MacAddress
+from bootnode.addresses import Interface, MacAddress, parse_address
 from bootnode.boot.client import Client, Speaker
 from bootnode.boot.journal import Journal, Stage
 from bootnode.dhcp import options as opt
@@ -43,6 +43,9 @@ BATCH_MAX = 64
 """Datagrams handled before the event loop gets its turn again."""
 STRANGERS_MAX = 1000
 """Messages of clients outside the node table that the journal hears of, each 10 s."""
+LINES_MAX = 3000
+"""Lines about single messages, each 10 s: of more than 10,000 in 30 s, journald loses whatever
+comes, and writing them takes longer than answering."""
 WAITING_MAX = 65536
 """Leases that wait for the disk; beyond that a client has to ask again."""
 _PKTINFO = struct.Struct("=i4s4s")
@@ -78,14 +81,16 @@ class LeaseWriter:
             await self._task
 
     async def _commit(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting, []
                 is_stored = await self._store_batch([lease for lease, _ in batch])
                 for _, when_done in batch:
-                    # Each on its own: whatever one does, the others and the next batch go on.
-                    loop.call_soon(when_done, is_stored)
+                    try:
+                        when_done(is_stored)
+                    except Exception:
+                        # Whatever one does, the others and the next batch go on.
+                        log.exception("a reply could not be sent after its lease was stored")
         finally:
             self._task = None
 
@@ -137,6 +142,7 @@ class DhcpServer:
         self._on_boot = on_boot
         self._lines = Throttle()
         self._strangers = Throttle(lines_max=STRANGERS_MAX)
+        self._packet_lines = Throttle(lines_max=LINES_MAX)
 
     def start(self) -> None:
         """Begin to read; needs a running event loop."""
@@ -168,7 +174,7 @@ class DhcpServer:
                 log.warning("interface=%s port=%d %s", self._interface.name, port, error)
                 return
             arrival = Arrival(
-                source=IPv4Address(source[0]),
+                source=parse_address(source[0]),
                 source_port=source[1],
                 destination=_destination(ancillary),
                 port=port,
@@ -253,7 +259,10 @@ class DhcpServer:
 
     def _send(self, reply: Reply) -> None:
         try:
-            self._transmit(reply, reply.packet.fit(reply.size_max).serialize())
+            payload = reply.packet.serialize()
+            if len(payload) > reply.size_max:
+                payload = reply.packet.fit(reply.size_max).serialize()
+            self._transmit(reply, payload)
         except (OSError, ValueError) as error:
             self._journal.count("dhcp.not_sent")
             log.warning("mac=%s to=%s not sent: %s", reply.mac, reply.destination, error)
@@ -276,16 +285,20 @@ class DhcpServer:
         Whether it was logged.
         """
         self._journal.count(f"dhcp.{topic}")
+        if not self._is_worth_a_line(self._lines, topic):
+            return False
+        log.warning(f"interface=%s {line}", self._interface.name, *arguments)
+        return True
+
+    def _is_worth_a_line(self, throttle: Throttle, topic: str) -> bool:
+        """Whether the log has not had too much of this yet."""
 
         def summarize(count: int) -> None:
             log.warning(
                 "interface=%s %s: %d more like it went unsaid", self._interface.name, topic, count
             )
 
-        if not self._lines.admit(topic, self._steady_clock(), on_end=summarize):
-            return False
-        log.warning(f"interface=%s {line}", self._interface.name, *arguments)
-        return True
+        return throttle.admit(topic, self._steady_clock(), on_end=summarize)
 
     def _follow(self, request: Packet, outcome: Reply | Ignored, now: float) -> None:
         """Tell the journal and the log what was asked and what comes of it."""
@@ -319,7 +332,8 @@ class DhcpServer:
             line = "mac=%s %s by=%s ignored: %s"
             words = (client.mac, name, client.speaker.value, outcome.reason)
             if not outcome.topic:
-                log.info(line, *words)
+                if self._is_worth_a_line(self._packet_lines, "messages"):
+                    log.info(line, *words)
             elif not self._say_seldom(outcome.topic, line, *words):
                 return False
         # A flood of invented MACs must not drive the nodes out of the journal.
@@ -346,14 +360,16 @@ class DhcpServer:
         boot_file = packet.get(opt.BOOT_FILE) or ""
         if answer is MessageType.NAK:
             reason = packet.get(opt.MESSAGE) or ""
-            log.info("mac=%s %s by=%s nak: %s", mac, asked, speaker.value, reason)
+            if self._is_worth_a_line(self._packet_lines, "messages"):
+                log.info("mac=%s %s by=%s nak: %s", mac, asked, speaker.value, reason)
             self._journal.note(mac, f"{asked} refused: {reason}", now=now)
             return
-        log.info(
-            "mac=%s %s by=%s %s address=%s boot_file=%s%s",
-            *(mac, asked, speaker.value, _name(packet), address, boot_file),
-            f" (none: {reply.no_boot})" if reply.no_boot else "",
-        )
+        if self._is_worth_a_line(self._packet_lines, "messages"):
+            log.info(
+                "mac=%s %s by=%s %s address=%s boot_file=%s%s",
+                *(mac, asked, speaker.value, _name(packet), address, boot_file),
+                f" (none: {reply.no_boot})" if reply.no_boot else "",
+            )
         if reply.no_boot and answer is MessageType.OFFER:
             self._journal.note(mac, f"no boot file: {reply.no_boot}", now=now)
         # The Pi 2 and 3 never ask for what they were offered, they use it.
@@ -374,5 +390,5 @@ def _destination(ancillary: list[tuple[int, int, bytes]]) -> IPv4Address:
     """Where a datagram was sent to: ip(7), IP_PKTINFO."""
     for level, kind, value in ancillary:
         if level == socket.IPPROTO_IP and kind == net.IP_PKTINFO and len(value) >= _PKTINFO.size:
-            return IPv4Address(_PKTINFO.unpack_from(value)[2])
+            return parse_address(_PKTINFO.unpack_from(value)[2])
     return UNSPECIFIED

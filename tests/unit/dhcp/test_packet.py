@@ -279,15 +279,15 @@ def test_reply_is_padded_to_300_bytes() -> None:
             request(options={43: bytes(256)}),
             "option 43 (vendor-specific-information) with 256 bytes cannot be sent",
         ),
-        (request(options={52: b"\1"}), "option 52 (option-overload) with 1 bytes cannot be sent"),
-        (request(options={0: b""}), "option 0 with 0 bytes cannot be sent"),
-        (request(options={255: b""}), "option 255 with 0 bytes cannot be sent"),
+        (request(options={52: b"\1"}), "option 52 (option-overload) cannot be sent"),
+        (request(options={0: b""}), "option 0 cannot be sent"),
+        (request(options={255: b""}), "option 255 cannot be sent"),
         (request(file=bytes(FILE_SIZE_MAX + 1)), "sname has 0 bytes and file 128"),
         (request(sname=bytes(SNAME_SIZE_MAX + 1)), "sname has 64 bytes and file 0"),
     ],
 )
 def test_what_cannot_be_written(packet: Packet, complaint: str) -> None:
-    with pytest.raises(ValueError, match=r"want at most") as caught:
+    with pytest.raises(ValueError, match=r"want (at most|neither)") as caught:
         packet.serialize()
     assert str(caught.value).startswith(complaint)
 
