@@ -91,7 +91,7 @@ class LeaseStore:
                 # One statement: each of them waits for the interpreter's lock when it ends, and
                 # while packets pour in, that takes longer than the rows.
                 places = ", ".join([_ROW] * len(rows))
-                self._connection.execute(f"INSERT OR REPLACE INTO lease VALUES {places}", values)
+                self._connection.execute(f"INSERT OR REPLACE INTO lease VALUES {places}", values)  # noqa: S608  # places only
 
     def spent_boots(self) -> set[tuple[str, str]]:
         """The nodes and images of `boot: once` that have had their boot."""

@@ -41,7 +41,7 @@ DECLINES_MAX: Final = 8
 """Addresses that one client may have in quarantine."""
 DECLINED_MIN: Final = 4
 """Addresses that may be in quarantine together in however small a pool."""
-_ENDS_SLACK: Final = 1024
+_ENDS_SLACK: Final = 64
 
 
 class LeaseState(Enum):
