@@ -6,8 +6,7 @@ RFC 2131 and 951 (the fixed fields), 2132 (options), 3396 (long options), 1542 (
 - Reading is liberal: no minimum of 300 bytes, no END needed, PAD anywhere, options in `file` and
   `sname` merged in (overload), a message without the cookie is BOOTP. An option that is malformed
   is left out and named in `problems`; what cannot be a message at all raises PacketError.
-- Writing is strict, for firmware is not: message type first, relay agent information last, END
-  always there, no overload, no option split in two, no PAD between options but one (see below).
+- Writing is strict, for firmware is not: see optionfield; and there is no overload.
 - A message is at most PACKET_SIZE_MAX bytes, and an option value 255 when written.
 """
 
@@ -16,16 +15,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from ipaddress import IPv4Address
 from typing import Final, Self, TypeVar
 
 from bootnode.addresses import MacAddress, parse_address
 from bootnode.dhcp import options as known
+from bootnode.dhcp.optionfield import USUAL_ORDER, Template, options_size, serialize_options
 from bootnode.dhcp.options import (
-    END,
     OPTIONS_BY_CODE,
-    PAD,
     VALUE_SIZE_MAX,
     MessageType,
     Option,
@@ -76,27 +73,6 @@ _LENGTHS = tuple(
     OPTIONS_BY_CODE[code].lengths if code in OPTIONS_BY_CODE else _ANY_LENGTH for code in range(256)
 )
 
-_USUAL_ORDER = tuple(
-    option.code
-    for option in (
-        *(known.MESSAGE_TYPE, known.SERVER_ID, known.LEASE_TIME),
-        *(known.RENEWAL_TIME, known.REBINDING_TIME, known.SUBNET_MASK),
-        *(known.ROUTERS, known.DNS_SERVERS, known.HOST_NAME, known.DOMAIN_NAME),
-        *(known.INTERFACE_MTU, known.BROADCAST, known.NTP_SERVERS),
-        *(known.VENDOR_CLASS, known.MACHINE_UUID, known.VENDOR_ENCAPSULATED),
-        *(known.TFTP_SERVER, known.BOOT_FILE),
-    )
-)
-# RFC 3046 section 2.1: relays look for their option at the end.
-_LAST = known.RELAY_AGENT_INFO.code
-_SEND_RANK = [256 if code == _LAST else code for code in range(256)]
-for _rank, _code in enumerate(_USUAL_ORDER):
-    _SEND_RANK[_code] = _rank - len(_USUAL_ORDER)
-
-_BYTES = tuple(bytes((number,)) for number in range(256))
-ORDERS_MAX: Final = 1024
-"""Sets of options whose order is remembered; a site sends some dozens."""
-
 # What a reply can do without when it does not fit, the most dispensable first. Before these go
 # the extras: everything that is not in the usual order either.
 _DROP_IN_ORDER = tuple(
@@ -107,19 +83,14 @@ _DROP_IN_ORDER = tuple(
         known.RELAY_AGENT_INFO,
     )
 )
-_NOT_EXTRA = frozenset((*_USUAL_ORDER, *_DROP_IN_ORDER, known.CLIENT_ID.code))
-
-_NEVER_SENT = frozenset((PAD, END, known.OVERLOAD.code))
-
-# GRUB compares option 60 as a C string, without its length: the byte behind it must be zero.
-_VENDOR_CLASS = known.VENDOR_CLASS.code
-_HTTP_CLIENT = b"HTTPClient"
+_NOT_EXTRA = frozenset((*USUAL_ORDER, *_DROP_IN_ORDER, known.CLIENT_ID.code))
 
 _MESSAGE_TYPE = known.MESSAGE_TYPE.code
 _ECHOED = (known.CLIENT_ID.code, known.RELAY_AGENT_INFO.code)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen, though nobody changes one: that would take longer than all the reading.
+@dataclass(slots=True, kw_only=True)
 class Packet:
     """One BOOTP or DHCP message. `op` is BOOTREQUEST or BOOTREPLY."""
 
@@ -197,11 +168,12 @@ class Packet:
         yiaddr: IPv4Address = UNSPECIFIED,
         siaddr: IPv4Address = UNSPECIFIED,
         file: bytes = b"",
+        template: Template | None = None,
     ) -> Self:
         """The reply to a request, with what it must copy (RFC 2131 table 3).
 
         The client identifier and the relay agent information are echoed when the request has
-        them (RFC 6842, RFC 3046).
+        them (RFC 6842, RFC 3046). With a template, `options` are the client's own.
         """
         echoes = {
             code: value
@@ -209,6 +181,7 @@ class Packet:
             # A longer one was split by the client; we never split (RFC 3396 lets us leave it out).
             if (value := request.options.get(code)) is not None and len(value) <= VALUE_SIZE_MAX
         }
+        own = {**options, **echoes}
         return cls(
             op=BOOTREPLY,
             htype=request.htype,
@@ -221,7 +194,7 @@ class Packet:
             yiaddr=yiaddr,
             siaddr=siaddr,
             file=file,
-            options={**options, **echoes},
+            options=own if template is None else template.fill(own),
         )
 
     def serialize(self, *, min_size: int = PACKET_SIZE_MIN) -> bytes:
@@ -252,7 +225,7 @@ class Packet:
             self.file,
             _COOKIE,
         )
-        return (header + _serialize_options(self.options)).ljust(min_size, b"\0")
+        return (header + serialize_options(self.options)).ljust(min_size, b"\0")
 
     def fit(self, size_max: int) -> Self:
         """This reply without as many dispensable options as it takes to fit `size_max` bytes.
@@ -277,8 +250,7 @@ class Packet:
     @property
     def size(self) -> int:
         """Bytes that `serialize` writes before padding."""
-        values = sum(2 + len(value) for value in self.options.values())
-        return _OPTIONS_AT + values + (self.options.get(_VENDOR_CLASS) == _HTTP_CLIENT) + 1
+        return _OPTIONS_AT + options_size(self.options)
 
     @property
     def message_type(self) -> MessageType | None:
@@ -361,28 +333,3 @@ def _repair_or_drop(code: int, options: dict[int, bytes], problems: list[str]) -
         if option.length_multiple > 1:
             wanted = f"a multiple of {option.length_multiple}"
         problems.append(f"{complaint} (want {wanted}): ignored")
-
-
-def _serialize_options(options: Mapping[int, bytes]) -> bytes:
-    parts: list[bytes] = []
-    for code in _send_order(tuple(options)):
-        value = options[code]
-        length = len(value)
-        if length > VALUE_SIZE_MAX:
-            raise ValueError(
-                f"{label(code)} with {length} bytes cannot be sent (want at most {VALUE_SIZE_MAX})"
-            )
-        parts += (_BYTES[code], _BYTES[length], value)
-        if code == _VENDOR_CLASS and value == _HTTP_CLIENT:
-            parts.append(_BYTES[PAD])
-    parts.append(_BYTES[END])
-    return b"".join(parts)
-
-
-@lru_cache(maxsize=ORDERS_MAX)
-def _send_order(codes: tuple[int, ...]) -> tuple[int, ...]:
-    """The order in which options are written; replies of one kind have the same ones."""
-    for code in codes:
-        if code in _NEVER_SENT:
-            raise ValueError(f"{label(code)} cannot be sent (want neither PAD, END nor overload)")
-    return tuple(sorted(codes, key=_SEND_RANK.__getitem__))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from ipaddress import IPv4Address
-from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from bootnode.addresses import MacAddress
 from bootnode.boot.client import Client, Speaker
@@ -19,12 +16,9 @@ from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import FILE_SIZE_MAX, FLAG_BROADCAST, UNSPECIFIED, Packet
 
 BROADCAST: Final = IPv4Address("255.255.255.255")
-TEMPLATES_MAX: Final = 256
-"""Prepared beginnings of replies; there is one for each kind of reply and lease time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class Arrival(NamedTuple):
     """How a message came in."""
 
     source: IPv4Address
@@ -35,7 +29,7 @@ class Arrival:
     """The port it came in on: 67 or 4011."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: see Packet
 class Reply:
     """A message to send."""
 
@@ -81,21 +75,18 @@ def kept_address(message_type: MessageType, request: Packet) -> IPv4Address:
     return request.ciaddr if is_kept else UNSPECIFIED
 
 
-@lru_cache(maxsize=TEMPLATES_MAX)
 def lease_options(
-    message_type: MessageType, server_id: int, lease_time_s: int
-) -> Mapping[int, bytes]:
+    message_type: MessageType, server_id: IPv4Address, lease_time_s: int
+) -> dict[int, bytes]:
     """What every reply with an address begins with."""
-    return MappingProxyType(
-        dict(
-            [
-                opt.MESSAGE_TYPE.item(message_type),
-                opt.SERVER_ID.item(IPv4Address(server_id)),
-                opt.LEASE_TIME.item(lease_time_s),
-                opt.RENEWAL_TIME.item(lease_time_s // 2),
-                opt.REBINDING_TIME.item(lease_time_s * 7 // 8),
-            ]
-        )
+    return dict(
+        [
+            opt.MESSAGE_TYPE.item(message_type),
+            opt.SERVER_ID.item(server_id),
+            opt.LEASE_TIME.item(lease_time_s),
+            opt.RENEWAL_TIME.item(lease_time_s // 2),
+            opt.REBINDING_TIME.item(lease_time_s * 7 // 8),
+        ]
     )
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import IPv4Address
 from math import inf
 from typing import Final
@@ -28,6 +29,7 @@ from bootnode.config import ProxyStyle
 from bootnode.dhcp import options as opt
 from bootnode.dhcp import pxe
 from bootnode.dhcp.leases import Lease, Refusal
+from bootnode.dhcp.optionfield import Template
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import (
     BOOTREQUEST,
@@ -52,12 +54,13 @@ from bootnode.dhcp.replies import (
     with_broadcast,
     without_discovery_control,
 )
-from bootnode.dhcp.subnet import Subnet, with_default_route
+from bootnode.dhcp.subnet import Subnet
 
 RASPBERRY_PI_HOLD_S: Final = 600.0
 """The Pi 2 and 3 never ask for what they were offered, they use it."""
-_BOOT_CODES: Final = frozenset({43, 60, 66, 67})
-"""Options that tell firmware what to boot; what people set them to is for all other clients."""
+TEMPLATES_MAX: Final = 1024
+"""Kinds of replies that are kept ready; with ten networks of BIOS and UEFI nodes there are some
+hundred, and one more for each boot file and each set of options that single nodes have."""
 _PXELINUX_CODES: Final = frozenset(range(208, 212))
 """Options that pxelinux finds in what the ROM was told, beside the boot file (RFC 5071)."""
 _WITHOUT_UUID: Final = frozenset({Speaker.IPXE, Speaker.UBOOT, Speaker.OS})
@@ -89,6 +92,7 @@ class Responder:
         self._speaker_options = {
             speaker: speaker_options(speaker, str(site.address)) for speaker in Speaker
         }
+        self._template = lru_cache(maxsize=TEMPLATES_MAX)(self._make_template)
 
     def handle(self, request: Packet, arrival: Arrival, *, now: float) -> Reply | Ignored:
         """Decide on one message; `now` is Unix time that is never set back."""
@@ -321,24 +325,32 @@ class Responder:
         lease: Lease | None = None,
     ) -> Reply:
         """An OFFER or ACK of an address, with what to boot."""
-        options = {
-            **lease_options(
-                message_type, int(self._identity(request)), subnet.lease_time_s(request, client)
-            ),
-            **self._own_options(client, subnet),
-        }
+        table = self._policy.table
+        node = table.to_boot(client.mac)
         boot = self._policy.boot_file(client, self._site)
-        siaddr, file = UNSPECIFIED, b""
-        if isinstance(boot, BootFile):
-            options.update(self._boot_options(client, boot, request))
-            siaddr, file = self._address, header_file(boot)
+        is_boot = isinstance(boot, BootFile)
+        template = self._template(
+            message_type,
+            self._identity(request),
+            subnet.lease_time_s(request, client),
+            subnet,
+            client.speaker,
+            client.has_length_bug,
+            boot.name if isinstance(boot, BootFile) else None,
+            tuple(node.options.items()) if node is not None else (),
+        )
+        own = self._echoed_uuid(client, request) if is_boot else {}
+        name = self._host_name(client.mac)
+        if name is not None and opt.HOST_NAME.code not in template.shared:
+            own[opt.HOST_NAME.code] = name
         packet = Packet.reply_to(
             request,
             ciaddr=kept_address(message_type, request),
             yiaddr=address,
-            siaddr=siaddr,
-            file=file,
-            options=options,
+            siaddr=self._address if is_boot else UNSPECIFIED,
+            file=header_file(boot) if isinstance(boot, BootFile) else b"",
+            options=own,
+            template=template,
         )
         is_fixed = lease is not None and subnet.leases.is_reserved(client.mac, address)
         reply = self._send(request, client, packet, lease, is_fixed=is_fixed)
@@ -346,23 +358,37 @@ class Responder:
             return replace(reply, no_boot=boot.reason)
         return reply
 
+    def _make_template(
+        self,
+        message_type: MessageType,
+        server_id: IPv4Address,
+        lease_time_s: int,
+        subnet: Subnet,
+        speaker: Speaker,
+        has_length_bug: bool,
+        boot_file: str | None,
+        node_options: tuple[tuple[int, bytes], ...],
+    ) -> Template:
+        """What all clients of a kind are told beside their address."""
+        options = lease_options(message_type, server_id, lease_time_s)
+        options |= subnet.options_for(speaker, dict(node_options))
+        if boot_file is not None:
+            options |= self._boot_options(speaker, has_length_bug, boot_file)
+        return Template(options)
+
     def _own_options(self, client: Client, subnet: Subnet) -> dict[int, bytes]:
         """What the configuration says: the network's, then the node's."""
-        table, options = self._policy.table, subnet.options
-        node = table.to_boot(client.mac)
-        if node is not None:
-            options = {**options, **node.options}
-            if opt.CLASSLESS_ROUTES.code in node.options:
-                options = with_default_route(options)
-            if table.by_mac(client.mac) is not None:
-                options.setdefault(opt.HOST_NAME.code, node.name.encode())
-        if (
-            client.boots
-            and client.speaker is not Speaker.UBOOT
-            and not _BOOT_CODES.isdisjoint(options)
-        ):
-            options = {code: raw for code, raw in options.items() if code not in _BOOT_CODES}
+        node = self._policy.table.to_boot(client.mac)
+        own = node.options if node is not None else {}
+        options = subnet.options_for(client.speaker, own)
+        name = self._host_name(client.mac)
+        if name is not None:
+            options.setdefault(opt.HOST_NAME.code, name)
         return options
+
+    def _host_name(self, mac: MacAddress) -> bytes | None:
+        node = self._policy.table.by_mac(mac)
+        return node.name.encode() if node is not None else None
 
     def _nak(self, request: Packet, client: Client, subnet: Subnet, reason: str) -> Reply | Ignored:
         if not subnet.is_authoritative:
@@ -440,7 +466,8 @@ class Responder:
         # Ourselves, also behind a relay that wants to be named (RFC 5107): iPXE asks port 4011 of
         # the server identifier, and takes an ACK from nobody else.
         options = dict([self._type(message_type), opt.SERVER_ID.item(self._address)])
-        options.update(self._boot_options(client, boot, request))
+        options |= self._boot_options(client.speaker, client.has_length_bug, boot.name)
+        options |= self._echoed_uuid(client, request)
         own = self._own_options(client, subnet)
         options.update({code: own[code] for code in _PXELINUX_CODES & own.keys()})
         if client.speaker is Speaker.IPXE:
@@ -455,18 +482,23 @@ class Responder:
 
     # Both
 
-    def _boot_options(self, client: Client, boot: BootFile, request: Packet) -> dict[int, bytes]:
+    def _boot_options(
+        self, speaker: Speaker, has_length_bug: bool, boot_file: str
+    ) -> dict[int, bytes]:
         """The boot parameters as this kind of client reads them."""
-        options = {**self._speaker_options[client.speaker]}
-        if boot.name:
-            options[opt.BOOT_FILE.code] = opt.BOOT_FILE.serialize(boot.name)
-        if client.has_length_bug:
+        options = {**self._speaker_options[speaker]}
+        if boot_file:
+            options[opt.BOOT_FILE.code] = opt.BOOT_FILE.serialize(boot_file)
+        if has_length_bug:
             options[opt.VENDOR_ENCAPSULATED.code] = pxe.RASPBERRY_PI_3_MENU
-        uuid = request.options.get(opt.MACHINE_UUID.code)
-        is_firmware = client.speaker not in _WITHOUT_UUID
-        if is_firmware and uuid is not None and len(uuid) <= opt.VALUE_SIZE_MAX:
-            options[opt.MACHINE_UUID.code] = uuid
         return options
+
+    def _echoed_uuid(self, client: Client, request: Packet) -> dict[int, bytes]:
+        """Option 97, which PXE wants back (PXE 2.1 section 2.4.4)."""
+        uuid = request.options.get(opt.MACHINE_UUID.code)
+        if client.speaker in _WITHOUT_UUID or uuid is None or len(uuid) > opt.VALUE_SIZE_MAX:
+            return {}
+        return {opt.MACHINE_UUID.code: uuid}
 
     def _type(self, message_type: MessageType) -> tuple[int, bytes]:
         return opt.MESSAGE_TYPE.item(message_type)
@@ -476,7 +508,9 @@ class Responder:
 
     def _identity(self, request: Packet) -> IPv4Address:
         """Who we are to this client: ourselves, or the relay in our stead (RFC 5107)."""
-        relay = request.get(opt.RELAY_AGENT_INFO) if request.giaddr != UNSPECIFIED else None
+        if opt.RELAY_AGENT_INFO.code not in request.options or request.giaddr == UNSPECIFIED:
+            return self._address
+        relay = request.get(opt.RELAY_AGENT_INFO)
         return (relay.server_id_override if relay is not None else None) or self._address
 
     def _is_us(self, server_id: IPv4Address | None, request: Packet) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
-from bootnode.boot.client import Client
+from bootnode.boot.client import Client, Speaker
 from bootnode.config import LEASE_TIME_MIN_S, NetworkSettings
 from bootnode.dhcp import options as opt
 from bootnode.dhcp.leases import LeaseTable
@@ -14,6 +15,8 @@ from bootnode.dhcp.values import Route
 
 BOOT_LEASE_TIME_MIN_S: Final = 600
 """Firmware and loaders do not renew: their address must outlive the download of a big image."""
+_BOOT_CODES: Final = (43, 60, 66, 67)
+"""Options that tell firmware what to boot; what people set them to is for all other clients."""
 _DEFAULT_ROUTE: Final = IPv4Network("0.0.0.0/0")
 
 
@@ -47,6 +50,16 @@ class Subnet:
         Replies go to whatever address stands in giaddr, which anyone can write there.
         """
         return relay in self._relays if self._relays else is_ours
+
+    def options_for(self, speaker: Speaker, node: Mapping[int, bytes]) -> dict[int, bytes]:
+        """What is set here and for a node, as far as it is for this kind of client."""
+        options = {**self.options, **node}
+        if opt.CLASSLESS_ROUTES.code in node:
+            options = with_default_route(options)
+        if speaker not in (Speaker.OS, Speaker.UBOOT):
+            for code in _BOOT_CODES:
+                options.pop(code, None)
+        return options
 
     def lease_time_s(self, request: Packet, client: Client) -> int:
         """How long an address is lent to this client: as it asks (option 51), within limits."""

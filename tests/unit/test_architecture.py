@@ -11,7 +11,7 @@ import pytest
 LEVELS = {
     0: """
         errors addresses checksum yamlmarks
-        dhcp/packet dhcp/options dhcp/values dhcp/pxe dhcp/registry dhcp/arp
+        dhcp/packet dhcp/options dhcp/optionfield dhcp/values dhcp/pxe dhcp/registry dhcp/arp
         tftp/packet ndp/packet image/cpio
     """,
     1: """
