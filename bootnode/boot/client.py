@@ -50,7 +50,7 @@ class Speaker(Enum):
     """Anything that only wants an address: our init, an installed system, a switch."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: see Packet
 class Client:
     """One voice of one machine."""
 

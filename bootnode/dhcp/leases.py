@@ -105,18 +105,19 @@ class LeaseTable:
         self._hold_s = hold_s
         self._quarantine_s = quarantine_s
         self._fixed: dict[MacAddress, IPv4Address] = {}
-        self._fixed_owners: dict[IPv4Address, set[MacAddress]] = {}
+        # From here on addresses are numbers: the hash of an IPv4Address is slow.
+        self._fixed_owners: dict[int, set[MacAddress]] = {}
         self._known: Collection[MacAddress] = frozenset()
         # BOUND and RELEASED leases, the same in both.
         self._by_mac: dict[MacAddress, Lease] = {}
-        self._by_address: dict[IPv4Address, Lease] = {}
+        self._by_address: dict[int, Lease] = {}
         # The one held longest first.
         self._offers: dict[MacAddress, Lease] = {}
-        self._offered_to: dict[IPv4Address, MacAddress] = {}
+        self._offered_to: dict[int, MacAddress] = {}
         # Of those on offer, the ones that nobody answered for when they were tried.
-        self._tried: set[IPv4Address] = set()
+        self._tried: set[int] = set()
         # In the order in which they end, for each is left alone equally long.
-        self._declined: OrderedDict[IPv4Address, Lease] = OrderedDict()
+        self._declined: OrderedDict[int, Lease] = OrderedDict()
         self._declines_by: Counter[MacAddress] = Counter()
         # Heaps of (end, address or MAC); an entry counts only while what is there still ends then.
         self._offer_ends: list[tuple[float, MacAddress]] = []
@@ -157,7 +158,7 @@ class LeaseTable:
         self._known = known
         self._fixed_owners = {}
         for mac, address in self._fixed.items():
-            self._fixed_owners.setdefault(address, set()).add(mac)
+            self._fixed_owners.setdefault(int(address), set()).add(mac)
         self._rebuild()
 
     @property
@@ -191,16 +192,17 @@ class LeaseTable:
 
     def is_untried(self, mac: MacAddress, address: IPv4Address) -> bool:
         """Whether an address on offer was never lent, so that another machine may have it."""
+        number = int(address)
         return (
-            address not in self._by_address
-            and address not in self._tried
+            number not in self._by_address
+            and number not in self._tried
             and self._fixed.get(mac) != address
         )
 
     def found_free(self, address: IPv4Address) -> None:
         """An address was tried and nobody has it; counts while it is on offer."""
-        if address in self._offered_to:
-            self._tried.add(address)
+        if int(address) in self._offered_to:
+            self._tried.add(int(address))
 
     def commit(
         self,
@@ -247,7 +249,7 @@ class LeaseTable:
         if self._declines_by[mac] >= DECLINES_MAX:
             return Refusal(f"it has declined {DECLINES_MAX} addresses: the fault is its own")
         self.forget_offer(mac)
-        self._remove(self._by_address.get(address))
+        self._remove(self._by_address.get(int(address)))
         declined = Lease(
             address=address,
             mac=mac,
@@ -259,11 +261,11 @@ class LeaseTable:
 
     def end(self, address: IPv4Address, *, now: float) -> Lease | None:
         """End a lease or a quarantine by an administrator's word; None if there is neither."""
-        declined = self._declined.get(address)
+        declined = self._declined.get(int(address))
         if declined is not None:
-            self._end_quarantine(address)
+            self._end_quarantine(int(address))
             return replace(declined, expires_s=now)
-        lease = self._by_address.get(address)
+        lease = self._by_address.get(int(address))
         return None if lease is None else self.release(lease.mac, address, now=now)
 
     def forget_offer(self, mac: MacAddress) -> None:
@@ -271,10 +273,11 @@ class LeaseTable:
         offer = self._offers.pop(mac, None)
         if offer is None:
             return
-        del self._offered_to[offer.address]
-        self._tried.discard(offer.address)
-        self._mark(offer.address)
-        lease = self._by_address.get(offer.address)
+        number = int(offer.address)
+        del self._offered_to[number]
+        self._tried.discard(number)
+        self._mark(number)
+        lease = self._by_address.get(number)
         if lease is not None:
             self._push_end(lease)
 
@@ -284,16 +287,19 @@ class LeaseTable:
 
     def lookup_address(self, address: IPv4Address) -> Lease | None:
         """The lease, offer or quarantine of an address; an offer hides another's ended lease."""
-        lease = self._by_address.get(address)
-        mac = self._offered_to.get(address)
+        return self._lookup_number(int(address))
+
+    def _lookup_number(self, number: int) -> Lease | None:
+        lease = self._by_address.get(number)
+        mac = self._offered_to.get(number)
         if mac is not None and (lease is None or lease.mac != mac):
             return self._offers[mac]
-        return lease or self._declined.get(address)
+        return lease or self._declined.get(number)
 
     def __iter__(self) -> Iterator[Lease]:
         """What `lookup_address` tells of every address, in no particular order."""
         addresses = self._by_address.keys() | self._offered_to.keys() | self._declined.keys()
-        return filter(None, map(self.lookup_address, addresses))
+        return filter(None, map(self._lookup_number, addresses))
 
     # Choosing
 
@@ -302,27 +308,28 @@ class LeaseTable:
         fixed = self._fixed.get(mac)
         if fixed is not None and fixed != address:
             return Refusal(f"{mac} has the fixed address {fixed}, not {address}")
-        if address in self._declined:
+        number = int(address)
+        if number in self._declined:
             return Refusal(f"{address} is in quarantine: another machine was found to use it")
         if fixed is not None:
             return None
-        if address in self._fixed_owners:
+        if number in self._fixed_owners:
             return Refusal(f"{address} is reserved for another node")
-        if not self._pool.lends(address):
+        if not self._pool.lends(number):
             return Refusal(f"{address} is not an address that the pool gives out")
-        if self._offered_to.get(address, mac) != mac:
+        if self._offered_to.get(number, mac) != mac:
             return Refusal(f"{address} is on offer to another client")
         return self._conflict(mac, address, now)
 
     def _conflict(self, mac: MacAddress, address: IPv4Address, now: float) -> Refusal | None:
         """A lease in force that stands against lending this address to this client."""
-        there = self._by_address.get(address)
+        there = self._by_address.get(int(address))
         if there is not None and there.mac != mac and there.is_active(now):
             return Refusal(f"{address} is leased to {there.mac}")
         own = self._by_mac.get(mac)
         if own is None or own.address == address or not own.is_active(now):
             return None
-        if address in self._offered_to:
+        if int(address) in self._offered_to:
             # We offered it to this very client, since its own address is no longer to be had.
             return None
         return Refusal(f"{mac} has {own.address}, not {address}")
@@ -345,7 +352,7 @@ class LeaseTable:
             return Refusal(
                 f"{len(self._offers)} addresses are on offer: new clients must wait", is_dry=True
             )
-        if requested is not None and self._pool.is_free(requested):
+        if requested is not None and self._pool.is_free(int(requested)):
             return requested
         return (
             self._pool.find_free(zlib.crc32(mac) % len(self._pool))
@@ -359,41 +366,41 @@ class LeaseTable:
         """The address to take from its former client, now that nothing else is free."""
         while ends:
             end, number = ends[0]
-            address = IPv4Address(number)
-            lease = self._by_address.get(address)
+            lease = self._by_address.get(number)
             is_current = lease is not None and lease.expires_s == end
             # What is on offer comes back to the heap when the offer lapses.
-            if is_current and self._pool.lends(address) and address not in self._offered_to:
-                return address if end <= now else None
+            if is_current and self._pool.lends(number) and number not in self._offered_to:
+                return IPv4Address(number) if end <= now else None
             heappop(ends)
         return None
 
     def _offered_to_stranger(self) -> IPv4Address | None:
         """The address that has been on offer longest to a client which we do not know."""
         for mac, offer in islice(self._offers.items(), OFFERS_SEARCHED_MAX):
-            if mac not in self._known and offer.address not in self._by_address:
+            if mac not in self._known and int(offer.address) not in self._by_address:
                 return offer.address
         return None
 
     def _hold(self, mac: MacAddress, address: IPv4Address, now: float, hold_s: float) -> None:
         """Keep the address for the client for a while, if nothing else does so already."""
-        lease = self._by_address.get(address)
+        number = int(address)
+        lease = self._by_address.get(number)
         expires_s = now + hold_s
-        is_tried = address in self._tried and self._offered_to.get(address) == mac
+        is_tried = number in self._tried and self._offered_to.get(number) == mac
         self._withdraw_offers(mac, address)
         if lease is not None and lease.mac == mac and lease.is_active(expires_s):
             return
         self._offers[mac] = Lease(
             address=address, mac=mac, state=LeaseState.OFFERED, expires_s=expires_s
         )
-        self._offered_to[address] = mac
+        self._offered_to[number] = mac
         if is_tried:
-            self._tried.add(address)
+            self._tried.add(number)
         heappush(self._offer_ends, (expires_s, mac))
         if len(self._offer_ends) > 2 * len(self._offers) + _ENDS_SLACK:
             self._offer_ends = [(offer.expires_s, mac) for mac, offer in self._offers.items()]
             heapify(self._offer_ends)
-        self._mark(address)
+        self._mark(number)
 
     def _withdraw_offers(self, mac: MacAddress, address: IPv4Address) -> None:
         """Forget what else the client is offered, and to whom else the address is.
@@ -401,7 +408,7 @@ class LeaseTable:
         Where two cards share a fixed address, the one that asked last is the one that gets it.
         """
         self.forget_offer(mac)
-        other = self._offered_to.get(address)
+        other = self._offered_to.get(int(address))
         if other is not None:
             self.forget_offer(other)
 
@@ -409,36 +416,38 @@ class LeaseTable:
 
     def _store(self, lease: Lease) -> None:
         """Enter a BOUND or RELEASED lease in place of all that it supersedes."""
-        there, former = self._by_address.get(lease.address), self._by_mac.get(lease.mac)
+        number = int(lease.address)
+        there, former = self._by_address.get(number), self._by_mac.get(lease.mac)
         if there is not former:
             self._remove(there)
         if former is not None and former.address != lease.address:
             self._remove(former)
-        self._by_mac[lease.mac] = self._by_address[lease.address] = lease
-        self._mark(lease.address)
+        self._by_mac[lease.mac] = self._by_address[number] = lease
+        self._mark(number)
         self._push_end(lease)
 
     def _remove(self, lease: Lease | None) -> None:
         if lease is not None:
-            del self._by_mac[lease.mac], self._by_address[lease.address]
-            self._mark(lease.address)
+            del self._by_mac[lease.mac], self._by_address[int(lease.address)]
+            self._mark(int(lease.address))
 
     def _quarantine(self, declined: Lease) -> None:
         """Leave an address alone; beyond the limit, the one that was left alone longest is not."""
-        if declined.address in self._declined:
-            self._end_quarantine(declined.address)
-        self._declined[declined.address] = declined
+        number = int(declined.address)
+        if number in self._declined:
+            self._end_quarantine(number)
+        self._declined[number] = declined
         self._declines_by[declined.mac] += 1
-        self._mark(declined.address)
+        self._mark(number)
         if len(self._declined) > max(DECLINED_MIN, len(self._pool) // 2):
             self._end_quarantine(next(iter(self._declined)))
 
-    def _end_quarantine(self, address: IPv4Address) -> None:
-        declined = self._declined.pop(address)
+    def _end_quarantine(self, number: int) -> None:
+        declined = self._declined.pop(number)
         self._declines_by[declined.mac] -= 1
         if not self._declines_by[declined.mac]:
             del self._declines_by[declined.mac]
-        self._mark(address)
+        self._mark(number)
 
     def _expire(self, now: float) -> None:
         """Let go of lapsed offers and of addresses whose quarantine is over."""
@@ -448,10 +457,10 @@ class LeaseTable:
             if offer is not None and offer.expires_s == end:
                 self.forget_offer(mac)
         while self._declined:
-            address, declined = next(iter(self._declined.items()))
+            number, declined = next(iter(self._declined.items()))
             if declined.expires_s > now:
                 break
-            self._end_quarantine(address)
+            self._end_quarantine(number)
 
     def _push_end(self, lease: Lease) -> None:
         ends = self._known_ends if lease.mac in self._known else self._stranger_ends
@@ -468,16 +477,16 @@ class LeaseTable:
         heapify(self._stranger_ends)
         heapify(self._known_ends)
 
-    def _mark(self, address: IPv4Address) -> None:
+    def _mark(self, number: int) -> None:
         """Write down whether an address is free now."""
         is_taken = (
-            address in self._by_address or address in self._offered_to or address in self._declined
+            number in self._by_address or number in self._offered_to or number in self._declined
         )
-        self._pool.mark(address, is_taken=is_taken)
+        self._pool.mark(number, is_taken=is_taken)
 
     def _rebuild(self) -> None:
         """Work out anew what is barred, taken and ending."""
-        self._pool.reset([*self._excluded, *self._fixed_owners])
-        for address in (*self._by_address, *self._offered_to, *self._declined):
-            self._pool.mark(address, is_taken=True)
+        self._pool.reset([*map(int, self._excluded), *self._fixed_owners])
+        for number in (*self._by_address, *self._offered_to, *self._declined):
+            self._pool.mark(number, is_taken=True)
         self._collect_ends()

@@ -1,6 +1,7 @@
 """The addresses of a pool, counted from 0, and which of them are free.
 
-Rules: one byte per address says whether it may be lent now, so that finding a free one is a search
+Rules: addresses are numbers here, as `int(IPv4Address)` gives them, but for the one that is found.
+One byte per address says whether it may be lent now, so that finding a free one is a search
 at memory speed. Addresses that end in .0 or .255 are barred, for old Windows and some firmware take
 them for broadcast addresses in any subnet.
 """
@@ -36,9 +37,8 @@ class Pool:
     def __str__(self) -> str:
         return ", ".join(map(str, self._ranges))
 
-    def index(self, address: IPv4Address) -> int | None:
+    def index(self, number: int) -> int | None:
         """Where an address is; None outside of the pool."""
-        number = int(address)
         for first, last, index in self._spans:
             if first <= number <= last:
                 return index + number - first
@@ -51,14 +51,14 @@ class Pool:
                 return IPv4Address(first + index - start)
         raise IndexError(index)
 
-    def lends(self, address: IPv4Address) -> bool:
+    def lends(self, number: int) -> bool:
         """Whether this is an address that may be lent to anyone."""
-        index = self.index(address)
+        index = self.index(number)
         return index is not None and not self._barred[index]
 
-    def is_free(self, address: IPv4Address) -> bool:
+    def is_free(self, number: int) -> bool:
         """Whether it may be lent now."""
-        index = self.index(address)
+        index = self.index(number)
         return index is not None and self._taken[index] == _FREE
 
     def find_free(self, start: int) -> IPv4Address | None:
@@ -68,13 +68,13 @@ class Pool:
             found = self._taken.find(_FREE, 0, start)
         return self.address(found) if found >= 0 else None
 
-    def mark(self, address: IPv4Address, *, is_taken: bool) -> None:
+    def mark(self, number: int, *, is_taken: bool) -> None:
         """Write down whether an address is in use; of others than the pool's nothing is kept."""
-        index = self.index(address)
+        index = self.index(number)
         if index is not None:
             self._taken[index] = self._barred[index] or is_taken
 
-    def reset(self, barred: Iterable[IPv4Address]) -> None:
+    def reset(self, barred: Iterable[int]) -> None:
         """Make every address free but those that may never be lent."""
         self._barred = bytearray(len(self._taken))
         for first, last, start in self._spans:
@@ -82,8 +82,8 @@ class Pool:
                 at = start + (octet - first) % 256
                 end = start + last - first + 1
                 self._barred[at:end:256] = b"\1" * len(range(at, end, 256))
-        for address in barred:
-            index = self.index(address)
+        for number in barred:
+            index = self.index(number)
             if index is not None:
                 self._barred[index] = _TAKEN
         self._taken[:] = self._barred

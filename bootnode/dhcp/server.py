@@ -129,6 +129,7 @@ class DhcpServer:
         boots was answered.
         """
         self._interface = interface
+        self._address = interface.address.ip
         self._sockets = {SERVER_PORT: server_socket, PXE_PORT: pxe_socket}
         self._unicast = unicast_socket
         self._prober = prober
@@ -140,9 +141,9 @@ class DhcpServer:
         self._clock = clock
         self._steady_clock = steady_clock
         self._on_boot = on_boot
-        self._lines = Throttle()
+        self._lines = Throttle(self._summarize)
+        self._packet_lines = Throttle(self._summarize, lines_max=LINES_MAX)
         self._strangers = Throttle(lines_max=STRANGERS_MAX)
-        self._packet_lines = Throttle(lines_max=LINES_MAX)
 
     def start(self) -> None:
         """Begin to read; needs a running event loop."""
@@ -182,7 +183,7 @@ class DhcpServer:
             self._handle(data, arrival)
 
     def _handle(self, data: bytes, arrival: Arrival) -> None:
-        if arrival.source == self._interface.address.ip:
+        if arrival.source == self._address:
             return  # our own broadcast, come back through a bridge
         try:
             request = Packet.parse(data)
@@ -202,16 +203,22 @@ class DhcpServer:
             self._journal.count("dhcp.error")
             log.exception("mac=%s xid=%08x could not be handled", request.mac, request.xid)
             return
-        if isinstance(outcome, Ignored) or not self._is_tried_first(request, arrival, outcome):
+        if (
+            isinstance(outcome, Ignored)
+            or outcome.untried is None
+            or not self._is_tried_first(request, arrival, outcome, outcome.untried)
+        ):
             self._follow(request, outcome, self._clock())
             self._act(outcome)
 
     # Trying addresses
 
-    def _is_tried_first(self, request: Packet, arrival: Arrival, reply: Reply) -> bool:
+    def _is_tried_first(
+        self, request: Packet, arrival: Arrival, reply: Reply, address: IPv4Address
+    ) -> bool:
         """Whether the reply now waits for the wire to say that its address is free."""
-        address, prober = reply.untried, self._prober
-        if address is None or prober is None:
+        prober = self._prober
+        if prober is None:
             return False
 
         def when_tried(holder: MacAddress | None) -> None:
@@ -275,7 +282,7 @@ class DhcpServer:
                 return
             destination = BROADCAST
         sock = self._sockets[PXE_PORT if reply.is_from_pxe_port else SERVER_PORT]
-        sock.sendto(payload, (str(destination), reply.port))
+        sock.sendto(payload, (socket.inet_ntoa(destination.packed), reply.port))
 
     # Telling
 
@@ -285,20 +292,19 @@ class DhcpServer:
         Whether it was logged.
         """
         self._journal.count(f"dhcp.{topic}")
-        if not self._is_worth_a_line(self._lines, topic):
+        if not self._lines.admit(topic, self._steady_clock()):
             return False
         log.warning(f"interface=%s {line}", self._interface.name, *arguments)
         return True
 
-    def _is_worth_a_line(self, throttle: Throttle, topic: str) -> bool:
-        """Whether the log has not had too much of this yet."""
+    def _summarize(self, topic: str, count: int) -> None:
+        log.warning(
+            "interface=%s %s: %d more like it went unsaid", self._interface.name, topic, count
+        )
 
-        def summarize(count: int) -> None:
-            log.warning(
-                "interface=%s %s: %d more like it went unsaid", self._interface.name, topic, count
-            )
-
-        return throttle.admit(topic, self._steady_clock(), on_end=summarize)
+    def _is_said(self) -> bool:
+        """Whether this message gets its line in the log."""
+        return self._packet_lines.admit("messages", self._steady_clock())
 
     def _follow(self, request: Packet, outcome: Reply | Ignored, now: float) -> None:
         """Tell the journal and the log what was asked and what comes of it."""
@@ -332,7 +338,7 @@ class DhcpServer:
             line = "mac=%s %s by=%s ignored: %s"
             words = (client.mac, name, client.speaker.value, outcome.reason)
             if not outcome.topic:
-                if self._is_worth_a_line(self._packet_lines, "messages"):
+                if self._is_said():
                     log.info(line, *words)
             elif not self._say_seldom(outcome.topic, line, *words):
                 return False
@@ -360,11 +366,11 @@ class DhcpServer:
         boot_file = packet.get(opt.BOOT_FILE) or ""
         if answer is MessageType.NAK:
             reason = packet.get(opt.MESSAGE) or ""
-            if self._is_worth_a_line(self._packet_lines, "messages"):
+            if self._is_said():
                 log.info("mac=%s %s by=%s nak: %s", mac, asked, speaker.value, reason)
             self._journal.note(mac, f"{asked} refused: {reason}", now=now)
             return
-        if self._is_worth_a_line(self._packet_lines, "messages"):
+        if self._is_said():
             log.info(
                 "mac=%s %s by=%s %s address=%s boot_file=%s%s",
                 *(mac, asked, speaker.value, _name(packet), address, boot_file),
@@ -380,10 +386,13 @@ class DhcpServer:
             self._journal.reach(mac, _STAGES[answer], now=now, detail=boot_file or str(address))
 
 
-def _name(request: Packet) -> str:
+_NAMES: dict[MessageType | None, str] = {kind: kind.name.lower() for kind in MessageType}
+_NAMES[None] = "bootp"
+
+
+def _name(message: Packet) -> str:
     """What kind of message it is, for the log."""
-    asked = request.message_type
-    return asked.name.lower() if asked is not None else "bootp"
+    return _NAMES[message.message_type]
 
 
 def _destination(ancillary: list[tuple[int, int, bytes]]) -> IPv4Address:

@@ -10,9 +10,11 @@ that it was told of by DHCP, for firmware asks for the size first.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address
+from typing import Final
 from zlib import crc32
 
 from bootnode.addresses import MacAddress
@@ -32,6 +34,9 @@ from bootnode.errors import ImageError
 from bootnode.files import BytesSource, JoinedFiles, OpenFile
 from bootnode.image.store import ImageStore, ImageVersion
 
+LOOK_S: Final = 0.1
+"""Seconds after which a new version is noticed; a rack that boots asks thousands of times each."""
+
 
 def current_files(store: ImageStore, name: str) -> ImageFiles | str:
     """The current version of an image, or a sentence that says why there is none."""
@@ -44,25 +49,30 @@ def current_files(store: ImageStore, name: str) -> ImageFiles | str:
 class CurrentImages:
     """Finds the current version of an image, as DHCP asks for each packet of a UEFI machine.
 
-    Which version is current is read each time; what is in it once, for a version never changes.
+    Which version is current is read every LOOK_S; what is in it once, for a version never changes.
     """
 
-    def __init__(self, store: ImageStore) -> None:
+    def __init__(self, store: ImageStore, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
-        # By the names that the node table has: the link, and what it leads to.
-        self._found: dict[str, tuple[str, ImageFiles]] = {}
+        self._clock = clock
+        # By the names that the node table has: the link, what it led to, and when that was read.
+        self._found: dict[str, tuple[str, ImageFiles, float]] = {}
 
     def __call__(self, name: str) -> ImageFiles | str:
         """The current version of an image, or a sentence that says why there is none."""
+        now = self._clock()
         if name in self._found:
-            link, files = self._found[name]
+            link, files, at = self._found[name]
+            if now - at < LOOK_S:
+                return files
             with suppress(OSError):
                 if os.readlink(link).rpartition("/")[2] == files.version:
+                    self._found[name] = (link, files, now)
                     return files
             del self._found[name]
         found = current_files(self._store, name)
         if isinstance(found, ImageFiles):
-            self._found[name] = (str(self._store.current_link(name)), found)
+            self._found[name] = (str(self._store.current_link(name)), found, now)
         return found
 
 

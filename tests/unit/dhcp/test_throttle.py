@@ -6,15 +6,16 @@ from bootnode.dhcp.throttle import INTERVAL_S, Throttle
 
 
 def test_a_flood_is_said_a_few_times_and_then_counted() -> None:
-    throttle, unsaid = Throttle(lines_max=3), list[int]()
-    said = [throttle.admit("flood", at / 100, on_end=unsaid.append) for at in range(900)]
+    unsaid: list[tuple[str, int]] = []
+    throttle = Throttle(lambda topic, count: unsaid.append((topic, count)), lines_max=3)
+    said = [throttle.admit("flood", at / 100) for at in range(900)]
     assert said == [True] * 3 + [False] * 897
-    assert throttle.admit("other", 9.0, on_end=unsaid.append)
+    assert throttle.admit("other", 9.0)
     assert unsaid == []
-    assert throttle.admit("flood", INTERVAL_S, on_end=unsaid.append)
-    assert unsaid == [897]
-    assert throttle.admit("flood", 3 * INTERVAL_S, on_end=unsaid.append)
-    assert unsaid == [897]
+    assert throttle.admit("flood", INTERVAL_S)
+    assert unsaid == [("flood", 897)]
+    assert throttle.admit("flood", 3 * INTERVAL_S)
+    assert unsaid == [("flood", 897)]
 
 
 def test_what_happens_seldom_is_always_said() -> None:

@@ -215,12 +215,14 @@ def test_images_as_decisions_need_them(bench: Bench) -> None:
     assert str(current_files(bench.store, "other")).startswith("image 'other' is not built")
 
 
-def test_a_new_version_is_found_at_once_and_the_old_one_read_once(bench: Bench) -> None:
-    find = CurrentImages(bench.store)
+def test_a_new_version_is_found_soon_and_each_one_read_once(bench: Bench) -> None:
+    times = iter((0.0, 0.2, 0.4, 0.45, 0.6, 0.7))
+    find = CurrentImages(bench.store, lambda: next(times))
     first = find("failsafe")
     assert isinstance(first, ImageFiles)
-    assert find("failsafe") is first
+    assert find("failsafe") is find("failsafe") is first
     second = publish(bench.store, b"")
+    assert find("failsafe") is first  # for 0.1 s it is not looked at again
     found = find("failsafe")
     assert isinstance(found, ImageFiles)
     assert found.version == second.version != first.version
@@ -228,7 +230,8 @@ def test_a_new_version_is_found_at_once_and_the_old_one_read_once(bench: Bench) 
 
 
 def test_an_image_that_went_away_is_found_no_more(bench: Bench) -> None:
-    find = CurrentImages(bench.store)
+    times = iter((0.0, 0.2))
+    find = CurrentImages(bench.store, lambda: next(times))
     assert isinstance(find("failsafe"), ImageFiles)
     bench.store.current_link("failsafe").unlink()
     assert "is not built" in str(find("failsafe"))
