@@ -282,6 +282,8 @@ class ImageFiles:
 
     name: str
     version: str
+    architecture: str = "amd64"
+    """Of the machines that it is for, as Debian calls it."""
     kernel: str
     """File name of the kernel."""
     initrds: tuple[str, ...]

@@ -198,6 +198,7 @@ def run_show(arguments: argparse.Namespace) -> int:
 def _facts(image: ImageVersion) -> Iterator[tuple[str, str]]:
     manifest = image.manifest
     yield "built", when(manifest.built_at)
+    yield "architecture", manifest.architecture
     yield "kernel", manifest.kernel_release
     yield "kernel_args", " ".join(image.kernel_args) or "-"
     yield "in RAM", size(manifest.ram_bytes)

@@ -25,6 +25,7 @@ from typing import IO
 from bootnode.errors import ImageError
 from bootnode.image import rootfs
 from bootnode.image.changes import Changes
+from bootnode.image.foreign import own_architecture
 from bootnode.image.making import Build, known_step, steps_of
 from bootnode.image.packages import DOWNLOAD_PREFIX, Packages
 from bootnode.image.spec import Recipe
@@ -138,10 +139,12 @@ def _workshop(
                     cache=cache / recipe.name, log=log, report=report, anew=anew, only=only
                 )
                 steps.remove_leftovers()
+                if recipe.system is not None:
+                    _check_is_own(recipe, log)
                 yield Build(
                     recipe=recipe,
                     steps=steps,
-                    apt=Packages(cache=cache, log=log),
+                    apt=Packages.of(recipe.architecture, cache, log=log),
                     log=log,
                     changes=Changes(changes).of(recipe.name) if changes is not None else [],
                     staged=staging / "version",
@@ -157,3 +160,14 @@ def _workshop(
         raise ImageError(
             f"building '{recipe.name}' failed: {error.strerror or error} ({place})"
         ) from error
+
+
+def _check_is_own(recipe: Recipe, log: IO[bytes]) -> None:
+    """See that what an operating system installs can run here."""
+    own = own_architecture(log)
+    if recipe.architecture != own:
+        raise ImageError(
+            f"'{recipe.name}' is an operating system for {recipe.architecture}, and this machine "
+            f"is {own}, so nothing of it could run here: build it on a machine of its own "
+            "architecture (only a ramdisk alone, without a `distribution`, is built anywhere)"
+        )

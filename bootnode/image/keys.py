@@ -96,6 +96,13 @@ Module = Annotated[str, AfterValidator(_check_module)]
 PathBeside = Annotated[str, AfterValidator(_check_path)]
 
 
+class Architecture(StrEnum):
+    """Which machines an image is for, as Debian calls them."""
+
+    AMD64 = "amd64"
+    ARM64 = "arm64"
+
+
 class RootFormat(StrEnum):
     """How a root file system reaches a node, by what its file is called."""
 
@@ -122,6 +129,8 @@ class KernelKeys(Settings):
     """The package that holds it, or one that depends on that package."""
     modules: tuple[Module, ...] = ()
     """Module names, or patterns of paths below `kernel/`; dependencies come with them."""
+    without: tuple[Module, ...] = ()
+    """Of the modules that a base names, those that this kernel lacks."""
     load: tuple[Module, ...] = ()
     """Names of modules to load on every node, though no device asks for them."""
 
@@ -163,6 +172,8 @@ class RecipeFile(Settings):
     description: str
     base: ImageName | None = None
     """The name of another recipe, which this one adds to."""
+    architecture: Architecture = Architecture.AMD64
+    """Of the machines that it is for; kernel and programs come from Debian's packages for it."""
     kernel: KernelKeys = KernelKeys()
     kernel_args: KernelArgs = ()
     """For the kernel command line, before those of the node."""

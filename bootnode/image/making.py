@@ -160,7 +160,11 @@ class Build:
                 for role, package in found.items()
             }
 
-        inputs = {"names": [kernel, busybox], "apt": self.apt.state()}
+        inputs = {
+            "names": [kernel, busybox],
+            "architecture": self.recipe.architecture,
+            "apt": self.apt.state(),
+        }
         return self.steps.make("packages", f"{kernel} and {busybox}", inputs, make)
 
     def _package(self, role: str) -> Package:
@@ -388,7 +392,8 @@ class Build:
             shutil.rmtree(folder)
             return {"file": stub.name}
 
-        return self.steps.make("stub", STUB_PACKAGE, {"apt": self.apt.state()}, make)
+        inputs = {"architecture": self.recipe.architecture, "apt": self.apt.state()}
+        return self.steps.make("stub", STUB_PACKAGE, inputs, make)
 
     def _root(self) -> Result | None:
         return self.archive if self.recipe.system is not None else None
@@ -414,6 +419,7 @@ class Build:
         root = RootFile.model_validate(made.facts) if made is not None else None
         in_ramdisk = root is not None and root.fetch == Fetch.RAMDISK
         return Contents(
+            architecture=self.recipe.architecture,
             kernel=KERNEL_FILE,
             initrds=(INITRD_FILE, archive.RAMDISK_FILE) if in_ramdisk else (INITRD_FILE,),
             kernel_args=self.recipe.kernel_args,

@@ -9,27 +9,21 @@ Limits: the newest 8 packages stay in the cache.
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
+from typing import IO, Self
 
 from bootnode.errors import ImageError
+from bootnode.image.foreign import LOOKUP_TIMEOUT_S, apt_options, known_files
 from bootnode.image.run import run
 from bootnode.image.store import file_sha256
 
 MAX_CACHED_PACKAGES = 8
 DOWNLOAD_PREFIX = ".download-"
-LOOKUP_TIMEOUT_S = 60.0
 DOWNLOAD_TIMEOUT_S = 1800.0
 UNPACK_TIMEOUT_S = 600.0
 _READ_BYTES = 1 << 20
-_APT_PLACES = (
-    *("LISTS", "Dir::State::lists/d"),
-    *("SOURCES", "Dir::Etc::sourcelist/f", "PARTS", "Dir::Etc::sourceparts/d"),
-)
-"""Where apt keeps what it knows, as apt-config is asked: a name of ours and its own, by turns."""
 # 'http://…' linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb 70550672 SHA256:…
 _URI_LINE = re.compile(
     r"^'[^']+' (?P<file>[^\s/]+\.deb) \d+ SHA256:(?P<sha256>[0-9a-f]{64})$", re.M
@@ -53,6 +47,18 @@ class Packages:
 
     cache: Path
     log: IO[bytes]
+    options: tuple[str, ...] = ()
+    """Of every apt command; they say so if the packages are not of this machine's architecture."""
+
+    @classmethod
+    def of(cls, architecture: str, cache: Path, *, log: IO[bytes]) -> Self:
+        """The packages of an architecture, as Debian calls it.
+
+        Raises:
+            ImageError: it is not this machine's, and its package lists cannot be fetched.
+        """
+        options = apt_options(architecture, cache / f"apt-{architecture}", log=log)
+        return cls(cache=cache, log=log, options=options)
 
     def fetch_kernel(self, name: str) -> Package:
         """The kernel package `name`, or the one that `name` depends on.
@@ -91,16 +97,13 @@ class Packages:
     def state(self) -> list[str]:
         """Another one whenever apt may know of other packages: its lists or sources changed."""
         # Folders change with what is put into them; a changed line in a file does not touch them.
-        command = ["apt-config", "shell", *_APT_PLACES]
-        said = run(command, log=self.log, timeout_s=LOOKUP_TIMEOUT_S)
-        places = [Path(word.partition("=")[2]) for word in shlex.split(said)]
-        files = [file for place in places for file in (place, *sorted(place.glob("*")))]
-        return [f"{file} {file.stat().st_mtime_ns}" for file in files if file.exists()]
+        files = known_files(self.options, self.log)
+        return [f"{file} {file.stat().st_mtime_ns}" for file in files]
 
     def _show(self, name: str) -> str:
         try:
             return run(
-                ["apt-cache", "show", "--no-all-versions", name],
+                ["apt-cache", *self.options, "show", "--no-all-versions", name],
                 log=self.log,
                 timeout_s=LOOKUP_TIMEOUT_S,
             )
@@ -112,13 +115,14 @@ class Packages:
             ) from error
 
     def _has_lists(self) -> bool:
-        command = ["apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Packages"]
+        command = ["apt-get", *self.options, "indextargets"]
+        command += ["--format", "$(FILENAME)", "Created-By: Packages"]
         lists = run(command, log=self.log, timeout_s=LOOKUP_TIMEOUT_S)
         return any(Path(line).exists() for line in lists.splitlines())
 
     def _location(self, name: str, empty: Path) -> tuple[str, str]:
         # Where the file lies already, apt would name no place.
-        command = ["apt-get", "download", "--print-uris", name]
+        command = ["apt-get", *self.options, "download", "--print-uris", name]
         match = _URI_LINE.search(run(command, log=self.log, timeout_s=LOOKUP_TIMEOUT_S, cwd=empty))
         if not match:
             raise ImageError(f"apt names no place to fetch '{name}' from: run `apt-get update`")
@@ -126,7 +130,7 @@ class Packages:
 
     def _download(self, name: str, file: Path, sha256: str, empty: Path) -> None:
         # As root apt would fetch as its own user, who cannot write here.
-        command = ["apt-get", "download", "-o", "APT::Sandbox::User=root", name]
+        command = ["apt-get", *self.options, "download", "-o", "APT::Sandbox::User=root", name]
         run(command, log=self.log, timeout_s=DOWNLOAD_TIMEOUT_S, cwd=empty)
         fetched = empty / file.name
         if not fetched.exists() or file_sha256(fetched) != sha256:

@@ -83,6 +83,7 @@ def image_files(version: ImageVersion) -> ImageFiles:
     return ImageFiles(
         name=version.name,
         version=version.version,
+        architecture=manifest.architecture,
         kernel=version.kernel,
         initrds=version.initrds,
         kernel_args=version.kernel_args,

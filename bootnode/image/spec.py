@@ -117,6 +117,8 @@ class Recipe:
     bases: tuple[Path, ...]
     """The folders of the recipes it is based on, the first one first."""
     description: str
+    architecture: str = "amd64"
+    """Of the machines that it is for, as Debian calls it."""
     kernel: KernelSpec
     kernel_args: tuple[str, ...]
     loader: Loader | None
@@ -160,9 +162,10 @@ def load_recipe(folder: Path) -> Recipe:
         folder=folder,
         bases=tuple(layer.folder for layer in layers[:-1]),
         description=own.written.description,
+        architecture=_value(layers, "architecture"),
         kernel=KernelSpec(
             package=_value(layers, "kernel", "package"),
-            modules=_together(layers, "kernel", "modules"),
+            modules=_modules(layers),
             load=_together(layers, "kernel", "load"),
         ),
         kernel_args=_together(layers, "kernel_args"),
@@ -236,6 +239,16 @@ def _together(layers: Sequence[_Layer], *path: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for layer in layers for word in _get(layer.written, path)))
 
 
+def _modules(layers: Sequence[_Layer]) -> tuple[str, ...]:
+    """What all of them name, each without what it leaves out of those before it."""
+    modules: tuple[str, ...] = ()
+    for layer in layers:
+        kernel = layer.written.kernel
+        kept = [module for module in modules if module not in kernel.without]
+        modules = tuple(dict.fromkeys((*kept, *kernel.modules)))
+    return modules
+
+
 def _beside(layers: Sequence[_Layer], key: str) -> tuple[Path, ...]:
     """What each of them has beside its image.yaml under this key."""
     named = ((layer.folder, _get(layer.written, [key])) for layer in layers)
@@ -262,7 +275,12 @@ def _problems_of_all(layers: Sequence[_Layer]) -> Iterator[Problem]:
     own = layers[-1]
     if _value(layers, "kernel", "package") is None:
         yield own.problem("kernel", "package", message="is missing (want a package's name)")
-    if not _together(layers, "kernel", "modules"):
+    inherited = _modules(layers[:-1])
+    for number, module in enumerate(own.written.kernel.without):
+        if module not in inherited:
+            message = f"no base names a module '{module}' (want one of its `kernel.modules`)"
+            yield own.problem("kernel", "without", number, message=message)
+    if not _modules(layers):
         message = "is missing (want the modules that reach the network)"
         yield own.problem("kernel", "modules", message=message)
     if _value(layers, "distribution") is None:

@@ -87,6 +87,8 @@ class Contents(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    architecture: str = "amd64"
+    """Of the machines that it is for, as Debian calls it."""
     kernel: str
     """File name of the kernel."""
     initrds: tuple[str, ...]

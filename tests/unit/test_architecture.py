@@ -27,7 +27,8 @@ LEVELS = {
         dhcp/prober dhcp/server tftp/server ndp/server
         web/app web/leases web/nodefiles web/sendfile web/status
         image/archive image/build image/changes image/debian image/difference image/distributions
-        image/durable image/kernel image/making image/modules image/nodefiles image/packages
+        image/durable image/foreign image/kernel image/making image/modules image/nodefiles
+        image/packages
         image/programs image/ramdisk image/rocky image/rootfs image/run image/served image/shell
         image/source image/steps
         image/store

@@ -36,7 +36,14 @@ class Archive:
 
     top: Path
 
-    def add(self, name: str, files: Mapping[str, bytes], *, depends: str = "") -> None:
+    def add(
+        self,
+        name: str,
+        files: Mapping[str, bytes],
+        *,
+        depends: str = "",
+        architecture: str = "amd64",
+    ) -> None:
         """Put a package with these files into the archive; `update` makes it known."""
         tree = self.top / "trees" / name
         shutil.rmtree(tree, ignore_errors=True)
@@ -44,16 +51,17 @@ class Archive:
             (tree / path).parent.mkdir(parents=True, exist_ok=True)
             (tree / path).write_bytes(content)
             (tree / path).chmod(0o755 if "bin/" in path else 0o644)
-        control = f"Package: {name}\nVersion: 1.0\nArchitecture: amd64\nMaintainer: t <t@t>\n"
+        control = f"Package: {name}\nVersion: 1.0\nArchitecture: {architecture}\n"
+        control += "Maintainer: t <t@t>\n"
         control += f"Depends: {depends}\n" if depends else ""
         (tree / "DEBIAN").mkdir(parents=True)
         (tree / "DEBIAN/control").write_text(control + "Description: for a test\n")
-        deb = self.top / "pool" / f"{name}_1.0_amd64.deb"
+        deb = self.top / "pool" / f"{name}_1.0_{architecture}.deb"
         build = ["dpkg-deb", "-Znone", "--root-owner-group", "-b", str(tree), str(deb)]
         subprocess.run(build, check=True, capture_output=True)
         sums = f"Filename: ./{deb.name}\nSize: {deb.stat().st_size}\n"
         sums += f"SHA256: {hashlib.sha256(deb.read_bytes()).hexdigest()}\n"
-        (self.top / "pool" / f"{name}.record").write_text(control + sums + "Description: x\n")
+        (self.top / "pool" / f"{deb.stem}.record").write_text(control + sums + "Description: x\n")
 
     def update(self) -> None:
         """What `apt-get update` is for."""

@@ -19,6 +19,7 @@ from bootnode.image.spec import (
     load_recipe,
     recipes_folder,
 )
+from bootnode.nodes import Loader
 
 MINIMAL = "description: x\nkernel: {package: linux-image-amd64, modules: [virtio_net]}\n"
 
@@ -53,10 +54,33 @@ def test_the_failsafe_recipe_is_read() -> None:
     assert (init_folder(recipe) / "init").is_file()
 
 
+def test_the_failsafe_recipe_for_arm64_is_the_other_one_with_another_kernel() -> None:
+    recipe = load_recipe(recipes_folder() / "failsafe-arm64")
+    assert (recipe.architecture, recipe.loader) == ("arm64", Loader.UKI)
+    assert recipe.kernel.package == "linux-image-arm64"
+    assert {"virtio_net", "e1000e", "ext4", "genet"} <= set(recipe.kernel.modules)
+    assert "vmw_pvscsi" not in recipe.kernel.modules
+
+
+def test_a_recipe_leaves_out_modules_of_its_base_and_a_third_brings_them_back(
+    tmp_path: Path,
+) -> None:
+    recipe_in(tmp_path / "base", MINIMAL.replace("[virtio_net]", "[virtio_net, ext4, xfs]"))
+    text = "description: x\nbase: base\nkernel: {without: [ext4], modules: [btrfs]}\n"
+    own = recipe_in(tmp_path / "own", text)
+    assert load_recipe(own).kernel.modules == ("virtio_net", "xfs", "btrfs")
+    third = recipe_in(
+        tmp_path / "third",
+        text.replace("ext4", "xfs").replace("base: base", "base: own").replace("btrfs", "ext4"),
+    )
+    assert load_recipe(third).kernel.modules == ("virtio_net", "btrfs", "ext4")
+
+
 def test_what_is_not_said_has_a_default(tmp_path: Path) -> None:
     recipe = load_recipe(recipe_in(tmp_path / "tiny", MINIMAL))
     assert recipe.kernel_args == ()
     assert recipe.kernel.load == ()
+    assert recipe.architecture == "amd64"
 
 
 def test_a_recipe_without_a_distribution_has_no_system(tmp_path: Path) -> None:
@@ -311,6 +335,14 @@ def test_installed_recipes_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
                 ":3:35: limits.ram: '0MiB' is not a size",
                 ":3:41: limits.x: unknown key 'x'",
             ],
+        ),
+        (
+            MINIMAL.replace("modules:", "without: [ext4], modules:") + "architecture: riscv64\n",
+            [":3:15: architecture: 'riscv64' is not known (want 'amd64' or 'arm64')"],
+        ),
+        (
+            MINIMAL.replace("modules:", "without: [ext4], modules:"),
+            [":2:48: kernel.without[0]: no base names a module 'ext4' (want one of its"],
         ),
         (MINIMAL + "base: ../x\n", [":3:7: base: '../x' cannot be an image's name"]),
         (MINIMAL + "base: none\n", [":3:7: base: there is no recipe 'none' (there are: "]),
