@@ -168,7 +168,8 @@ class LeaseTable:
 
     def is_reserved(self, mac: MacAddress, address: IPv4Address) -> bool:
         """Whether that is the client's fixed address."""
-        return self._fixed.get(mac) == address
+        fixed = self._fixed.get(mac)
+        return fixed is not None and fixed == address
 
     def offer(
         self,
@@ -196,7 +197,7 @@ class LeaseTable:
         return (
             number not in self._by_address
             and number not in self._tried
-            and self._fixed.get(mac) != address
+            and not self.is_reserved(mac, address)
         )
 
     def found_free(self, address: IPv4Address) -> None:
