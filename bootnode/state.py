@@ -1,7 +1,9 @@
 """What must survive a restart: leases and boot-once marks, in one SQLite file.
 
 Rules: a lease is on the disk before its ACK leaves (WAL, synchronous=FULL; many leases share one
-commit). One address has one MAC and one MAC one address, by constraint. A file that SQLite cannot
+commit). Leases are written one behind the other, and what was written last of an address or of a
+MAC counts: a storm of them fills a few pages, where a table in order would change one for each. Now
+and then what was superseded is removed. A file that SQLite cannot
 make sense of is renamed out of the way and an empty one takes its place: leases come back as the
 clients renew, a daemon that does not start brings nobody back. Every other trouble with the file
 (missing directory, no permission, a newer version's) is a StartError.
@@ -22,28 +24,44 @@ from bootnode.addresses import MacAddress
 from bootnode.dhcp.leases import Lease, LeaseState
 from bootnode.errors import StartError
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
+SCHEMA_VERSION = 2
+_LEASE_TABLE = """
 CREATE TABLE lease (
-    address TEXT PRIMARY KEY,
+    number INTEGER PRIMARY KEY,
+    address TEXT NOT NULL,
     mac TEXT NOT NULL,
     state TEXT NOT NULL,
     expires_s REAL NOT NULL,
     client_id BLOB,
     hostname TEXT NOT NULL
-) WITHOUT ROWID;
--- Whoever declined an address gets another one: a quarantine is not the client's lease.
-CREATE UNIQUE INDEX lease_of_mac ON lease (mac) WHERE state != 'declined';
+);
+"""
+_SCHEMA = f"""
+{_LEASE_TABLE}
 CREATE TABLE spent_boot (
     node TEXT NOT NULL,
     image TEXT NOT NULL,
     PRIMARY KEY (node, image)
 ) WITHOUT ROWID;
 """
+# The first one had one row for each address.
+_FROM_VERSION_1 = "".join(
+    (
+        "DROP INDEX lease_of_mac; ALTER TABLE lease RENAME TO lease_1;",
+        _LEASE_TABLE,
+        "INSERT INTO lease (address, mac, state, expires_s, client_id, hostname) "
+        "SELECT address, mac, state, expires_s, client_id, hostname FROM lease_1;",
+        "DROP TABLE lease_1;",
+    )
+)
+_COMPACT = "DELETE FROM lease WHERE number NOT IN (SELECT max(number) FROM lease GROUP BY address)"
 _BUSY_TIMEOUT_S = 5.0
 _ROW = "(?, ?, ?, ?, ?, ?)"
 ROWS_MAX: Final = 1000
 """Rows of one statement; SQLite takes 32,766 values."""
+SUPERSEDED_MAX = 100_000
+"""Rows written since the last removal of superseded ones, beyond those that were left then; to
+remove so many takes a third of a second, in which leases wait."""
 
 
 class LeaseStore:
@@ -64,6 +82,9 @@ class LeaseStore:
                 f"{path}: {error}; moved to {aside}, starting without leases and boot-once marks"
             )
             self._connection, self._leases = _open(path)
+        self._left = len(self._leases)
+        (rows,) = self._connection.execute("SELECT count(*) FROM lease").fetchone()
+        self._written = rows - self._left
 
     def take_leases(self) -> list[Lease]:
         """Every lease that was stored when the file was opened; once, for they take memory."""
@@ -71,27 +92,37 @@ class LeaseStore:
         return leases
 
     def save(self, leases: Sequence[Lease], *, clock_offset_s: float = 0.0) -> None:
-        """Store leases in one transaction, each in place of what its address or MAC had before.
+        """Store leases in one transaction; each supersedes what its address or MAC had before.
 
         `clock_offset_s` leads from the clock of the leases to the one that counts after a restart.
         """
         with self._connection:
+            if len(leases) > ROWS_MAX:  # else the one statement is a transaction by itself
+                self._connection.execute("BEGIN")
             for at in range(0, len(leases), ROWS_MAX):
-                rows = leases[at : at + ROWS_MAX]
-                values: list[object] = []
-                for lease in rows:
-                    values += (
-                        str(lease.address),
-                        str(lease.mac),
-                        lease.state.value,
-                        lease.expires_s + clock_offset_s,
-                        lease.client_id,
-                        lease.hostname,
-                    )
-                # One statement: each of them waits for the interpreter's lock when it ends, and
-                # while packets pour in, that takes longer than the rows.
-                places = ", ".join([_ROW] * len(rows))
-                self._connection.execute(f"INSERT OR REPLACE INTO lease VALUES {places}", values)  # noqa: S608  # places only
+                self._insert(leases[at : at + ROWS_MAX], clock_offset_s)
+        self._written += len(leases)
+        if self._written > self._left + SUPERSEDED_MAX:
+            self._connection.execute(_COMPACT)
+            (self._left,) = self._connection.execute("SELECT count(*) FROM lease").fetchone()
+            self._written = 0
+
+    def _insert(self, leases: Sequence[Lease], clock_offset_s: float) -> None:
+        values: list[object] = []
+        for lease in leases:
+            values += (
+                str(lease.address),
+                str(lease.mac),
+                lease.state.value,
+                lease.expires_s + clock_offset_s,
+                lease.client_id,
+                lease.hostname,
+            )
+        # One statement: each of them waits for the interpreter's lock when it ends, and while
+        # packets pour in, that takes longer than the rows.
+        into = "lease (address, mac, state, expires_s, client_id, hostname)"
+        places = ", ".join([_ROW] * len(leases))
+        self._connection.execute(f"INSERT INTO {into} VALUES {places}", values)  # noqa: S608
 
     def spent_boots(self) -> set[tuple[str, str]]:
         """The nodes and images of `boot: once` that have had their boot."""
@@ -120,7 +151,10 @@ class _DamagedError(Exception):
 
 def _open(path: Path) -> tuple[sqlite3.Connection, list[Lease]]:
     try:
-        connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+        # Without an isolation level each statement is a transaction, unless we begin one.
+        connection = sqlite3.connect(
+            path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None
+        )
     except sqlite3.Error as error:
         raise StartError(f"{path}: {error} (want a file in a directory we may write)") from None
     try:
@@ -155,10 +189,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> list[Lease]:
             f"{path}: written by a newer bootnode (schema {version}, this one knows "
             f"{SCHEMA_VERSION}): upgrade, or move the file away"
         )
-    if version == 0:
-        connection.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
+    if version < SCHEMA_VERSION:
+        change = _FROM_VERSION_1 if version == 1 else _SCHEMA
+        connection.executescript(f"BEGIN; {change} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     try:
         return _read_leases(connection)
     except ValueError as error:
@@ -166,18 +199,30 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> list[Lease]:
 
 
 def _read_leases(connection: sqlite3.Connection) -> list[Lease]:
+    rows = connection.execute(
+        "SELECT address, mac, state, expires_s, client_id, hostname FROM lease ORDER BY number"
+    )
+    by_address: dict[str, tuple[str, LeaseState, float, bytes | None, str]] = {}
+    address_of: dict[str, str] = {}
+    for address, mac, state_name, *rest in rows:
+        state = LeaseState(state_name)
+        # Whoever declined an address gets another one: a quarantine is not the client's lease.
+        if state is not LeaseState.DECLINED:
+            former = by_address.get(address_of.get(mac, ""))
+            if former is not None and former[0] == mac and former[1] is not LeaseState.DECLINED:
+                del by_address[address_of[mac]]
+            address_of[mac] = address
+        by_address[address] = (mac, state, *rest)
     return [
         Lease(
             address=IPv4Address(address),
             mac=MacAddress(bytes.fromhex(mac.replace(":", ""))),
-            state=LeaseState(state),
+            state=state,
             expires_s=expires_s,
             client_id=client_id,
             hostname=hostname,
         )
-        for address, mac, state, expires_s, client_id, hostname in connection.execute(
-            "SELECT address, mac, state, expires_s, client_id, hostname FROM lease"
-        )
+        for address, (mac, state, expires_s, client_id, hostname) in by_address.items()
     ]
 
 

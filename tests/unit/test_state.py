@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
+from bootnode import state
 from bootnode.addresses import MacAddress
 from bootnode.dhcp.leases import Lease, LeaseState
 from bootnode.errors import StartError
@@ -89,6 +91,46 @@ def test_a_new_file_is_empty(path: Path) -> None:
 )
 def test_one_address_one_mac(path: Path, batches: list[list[Lease]], left: list[Lease]) -> None:
     assert saved(path, *batches) == left
+
+
+def test_what_was_superseded_is_removed_in_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "SUPERSEDED_MAX", 20)
+    store = LeaseStore(path)
+    for round_ in range(30):
+        store.save([lease(octet, octet, expires_s=1.7e9 + round_) for octet in range(10, 13)])
+        store.save([lease(20 + round_ % 2, 1)])
+        (rows,) = store._connection.execute("SELECT count(*) FROM lease").fetchone()
+        assert rows <= 30
+    store.close()
+    last = [lease(octet, octet, expires_s=1.7e9 + 29) for octet in range(10, 13)]
+    assert reopened(path) == [*last, lease(21, 1)]
+
+
+def test_a_file_of_the_first_schema_is_taken_over(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        """
+        CREATE TABLE lease (
+            address TEXT PRIMARY KEY, mac TEXT NOT NULL, state TEXT NOT NULL,
+            expires_s REAL NOT NULL, client_id BLOB, hostname TEXT NOT NULL
+        ) WITHOUT ROWID;
+        CREATE UNIQUE INDEX lease_of_mac ON lease (mac) WHERE state != 'declined';
+        CREATE TABLE spent_boot (
+            node TEXT NOT NULL, image TEXT NOT NULL, PRIMARY KEY (node, image)
+        ) WITHOUT ROWID;
+        INSERT INTO lease VALUES
+            ('10.77.0.10', '02:00:00:00:00:01', 'bound', 1.7e9, NULL, 'café');
+        INSERT INTO spent_boot VALUES ('n1', 'failsafe');
+        PRAGMA user_version = 1;
+        """
+    )
+    connection.close()
+    assert saved(path, [lease(11, 3)]) == [replace(lease(10, 1), hostname="café"), lease(11, 3)]
+    store = LeaseStore(path)
+    assert store.spent_boots() == {("n1", "failsafe")}
+    store.close()
 
 
 def test_a_batch_is_saved_whole_or_not_at_all(path: Path) -> None:
@@ -208,12 +250,12 @@ def test_what_a_lost_file_left_behind_does_no_harm(path: Path, companion: str) -
 def test_a_newer_file_is_left_alone(path: Path) -> None:
     saved(path, [lease(10, 1)])
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
     with pytest.raises(StartError) as caught:
         LeaseStore(path)
     assert str(caught.value) == (
-        f"{path}: written by a newer bootnode (schema 2, this one knows 1): "
+        f"{path}: written by a newer bootnode (schema 3, this one knows 2): "
         "upgrade, or move the file away"
     )
 
