@@ -66,6 +66,8 @@ LOADER_FOLDERS = (Path("/usr/lib/ipxe"),)
 """Where Debian's package `ipxe` puts its loaders."""
 LOADER_FILES: Mapping[str, Path] = MappingProxyType({"ipxe.efi": Path("/boot/ipxe.efi")})
 """The one that the package keeps elsewhere, so that GRUB finds it."""
+SWITCH_S = 0.0005
+"""Seconds after which another thread gets its turn; Python's own 5 ms are what an ACK may take."""
 STOP_S = 0.7
 """Seconds that downloads under way get when the daemon ends; aiohttp waits twice that long, once
 for them to end and once for them to be cancelled, and systemd was promised 2 s for all of it."""
@@ -524,6 +526,11 @@ def _settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    # What comes later, the journal of each node above all, is looked through as a whole only once
+    # it has grown beyond all measure; what is young, and so may be garbage, as often as ever.
+    gc.set_threshold(2000, 10, 5000)
+    # As long may the thread that stores leases have to wait for the interpreter, each time.
+    sys.setswitchinterval(SWITCH_S)
 
 
 async def _watchdog() -> None:
