@@ -49,8 +49,8 @@ _FROM_VERSION_1 = "".join(
     (
         "DROP INDEX lease_of_mac; ALTER TABLE lease RENAME TO lease_1;",
         _LEASE_TABLE,
-        "INSERT INTO lease (address, mac, state, expires_s, client_id, hostname) "
-        "SELECT address, mac, state, expires_s, client_id, hostname FROM lease_1;",
+        "INSERT INTO lease (address, mac, state, expires_s, client_id, hostname)",
+        " SELECT address, mac, state, expires_s, client_id, hostname FROM lease_1;",
         "DROP TABLE lease_1;",
     )
 )
