@@ -1,6 +1,6 @@
 # make demo    two diskless virtual nodes boot from this machine, live
 # make check   format, lint, types, all tests
-# make bench   measure against dnsmasq and nginx, side by side
+# make bench   measure against dnsmasq, nginx and Kea, side by side
 # make install put bootnoded on this machine (as root); make uninstall takes it away
 
 PYTHON ?= python3
@@ -70,6 +70,7 @@ check: setup
 bench: setup
 	$(SUDO) $(BIN)/python -m benchmarks.boot
 	$(SUDO) $(BIN)/python -m benchmarks.image
+	$(SUDO) $(BIN)/python -m benchmarks.dhcp
 
 install:
 	$(call ensure,$(SERVER_PACKAGES) $(if $(WHEELS),,$(BUILD_PACKAGES)))
