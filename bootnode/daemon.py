@@ -46,6 +46,7 @@ from bootnode.dhcp.server import DhcpServer, LeaseWriter
 from bootnode.dhcp.subnet import Subnet
 from bootnode.errors import BootnodeError, ConfigError, StartError
 from bootnode.files import FileRoots, OpenFile
+from bootnode.image.grubserved import GrubFiles
 from bootnode.image.served import CurrentImages, UnifiedImages
 from bootnode.image.store import ImageStore
 from bootnode.ndp.server import RouterSolicitationServer
@@ -64,8 +65,20 @@ log = logging.getLogger(__name__)
 
 LOADER_FOLDERS = (Path("/usr/lib/ipxe"),)
 """Where Debian's package `ipxe` puts its loaders."""
-LOADER_FILES: Mapping[str, Path] = MappingProxyType({"ipxe.efi": Path("/boot/ipxe.efi")})
-"""The one that the package keeps elsewhere, so that GRUB finds it."""
+LOADER_FILES: Mapping[str, Path] = MappingProxyType(
+    {
+        "ipxe.efi": Path("/boot/ipxe.efi"),
+        **{
+            f"{name}{suffix}": Path("/usr/lib/grub", folder, f"{name}{suffix}")
+            for name, architecture in (("grubnetx64.efi", "x86_64"), ("grubnetaa64.efi", "arm64"))
+            for suffix, folder in (
+                (".signed", f"{architecture}-efi-signed"),
+                ("", f"{architecture}-efi/monolithic"),
+            )
+        },
+    }
+)
+"""Those that packages keep elsewhere: iPXE's own driver one, and GRUB's, one for each way."""
 SWITCH_S = 0.0005
 """Seconds after which another thread gets its turn; Python's own 5 ms are what an ACK may take."""
 STOP_S = 0.7
@@ -86,16 +99,22 @@ def available_loaders(roots: FileRoots) -> frozenset[str]:
     Raises:
         StartError: there is none at all.
     """
-    found = set()
-    for name in LOADER_NAMES:
-        with suppress(OSError):
-            roots.resolve(name)
-            found.add(name)
+    found = find_loaders(roots)
     if not found:
         raise StartError(
             "there is no boot loader: install the package ipxe (`apt install ipxe`), "
             "or put undionly.kpxe and snponly.efi into the folder that `files` names"
         )
+    return found
+
+
+def find_loaders(roots: FileRoots) -> frozenset[str]:
+    """The boot loaders that are there, if any."""
+    found = set()
+    for name in LOADER_NAMES:
+        with suppress(OSError):
+            roots.resolve(name)
+            found.add(name)
     return frozenset(found)
 
 
@@ -116,6 +135,13 @@ class Daemon:
         self._images = ImageStore(self.config.images)
         self.policy = Policy(table=table, loaders=frozenset(), images=CurrentImages(self._images))
         self._unified = UnifiedImages(
+            policy=self.policy,
+            journal=self.journal,
+            images=self._images,
+            clock=time.time,
+            on_delivered=self._on_delivered,
+        )
+        self._grub = GrubFiles(
             policy=self.policy,
             journal=self.journal,
             images=self._images,
@@ -364,11 +390,17 @@ class Daemon:
     # Serve
 
     def _open_file(self, request: ReadRequest, client: Endpoint, server: IPv4Address) -> FileSource:
+        site = Site(address=server, http_port=self.config.http.port)
         unified = UnifiedPath.parse(request.filename)
         if unified is not None:
-            site = Site(address=server, http_port=self.config.http.port)
             return self._unified.open(unified, client.host, site)
-        return self._open_plain_file(request.filename, self.journal.at(client.host))
+        try:
+            return self._open_plain_file(request.filename, self.journal.at(client.host))
+        except FileNotFoundError:
+            made = self._grub.open(request.filename, client.host, site)
+            if made is None:
+                raise
+            return made
 
     def _open_plain_file(self, name: str, mac: MacAddress | None) -> OpenFile:
         """The file that a client names, wherever a client of its kind may have it."""
@@ -394,6 +426,8 @@ class Daemon:
         match event.outcome:
             case Completed() if (unified := UnifiedPath.parse(event.filename)) is not None:
                 self._unified.deliver(unified)
+            case Completed() if self._grub.deliver(event.filename, mac):
+                pass
             case Completed():
                 self.journal.reach(mac, Stage.LOADER, now=now, detail=event.filename)
             case Refused(is_usual=True):

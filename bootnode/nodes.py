@@ -56,6 +56,8 @@ class Loader(StrEnum):
     IPXE = "ipxe"
     UKI = "uki"
     """A unified kernel image, which UEFI starts by itself; other firmware gets iPXE."""
+    GRUB = "grub"
+    """GRUB, for UEFI's PXE client; a PC BIOS gets iPXE."""
 
 
 def _parse_mac(value: object) -> MacAddress:

@@ -37,6 +37,20 @@ LOADERS: Mapping[Architecture, tuple[str, ...]] = MappingProxyType(
 )
 """The boot loaders for each architecture by file name, the better one first."""
 
+GRUBS: Mapping[Architecture, tuple[str, ...]] = MappingProxyType(
+    {
+        # The signed ones also start where Secure Boot is on.
+        Architecture.X64_UEFI: ("grubnetx64.efi.signed", "grubnetx64.efi"),
+        Architecture.ARM64_UEFI: ("grubnetaa64.efi.signed", "grubnetaa64.efi"),
+    }
+)
+"""Debian's GRUBs that load by network, for each architecture by file name, the better one first."""
+
+MACHINES: Mapping[Architecture, str] = MappingProxyType(
+    {Architecture.X64_UEFI: "amd64", Architecture.ARM64_UEFI: "arm64"}
+)
+"""What Debian, and so an image, calls the architectures that UEFI may ask for images for."""
+
 STUBS: Mapping[Architecture, str] = MappingProxyType(
     {
         Architecture.X64_UEFI: "linuxx64.efi.stub",
@@ -45,7 +59,7 @@ STUBS: Mapping[Architecture, str] = MappingProxyType(
 )
 """systemd's UEFI stub for each architecture that can boot a unified kernel image."""
 
-LOADER_NAMES = frozenset(name for names in LOADERS.values() for name in names)
+LOADER_NAMES = frozenset(name for names in (*LOADERS.values(), *GRUBS.values()) for name in names)
 NODE_FILES = "node.cpio"
 """What the ramdisk with a node's own files is called."""
 HOLD_S = 15
@@ -125,8 +139,8 @@ def decide_boot(
 ) -> BootFile | NoBoot:
     """The boot file for this voice of this machine.
 
-    `loaders` are the names in LOADERS that can be served; `images` finds images, and is asked for
-    UEFI firmware only; `is_spent` says that the node's `boot: once` was used up.
+    `loaders` are the names in LOADER_NAMES that can be served; `images` finds images, and is asked
+    for UEFI firmware only; `is_spent` says that the node's `boot: once` was used up.
     """
     if node is None:
         return NoBoot(reason="it is not in the node table")
@@ -145,11 +159,15 @@ def decide_boot(
     named = _named(client, node, site)
     if named is not None:
         return named
-    unified = _unified(client, node, site, images)
+    image = _image(client, node, images)
+    if isinstance(image, NoBoot):
+        return image
+    unified = _unified(client, node, site, image)
     if isinstance(unified, BootFile):
         return unified
     # iPXE can start what is no unified kernel image, or wait for one with the reason on its screen.
-    loader = _loader(client, site, loaders)
+    wanted = node.loader or (image.loader if isinstance(image, ImageFiles) else None)
+    loader = _loader(client, site, loaders, wanted=wanted)
     if isinstance(loader, NoBoot) and unified is not None:
         return NoBoot(reason=f"{unified.reason}; {loader.reason}")
     return loader
@@ -168,14 +186,30 @@ def _named(client: Client, node: Node, site: Site) -> BootFile | None:
     return None
 
 
+def _image(client: Client, node: Node, images: ImageFinder) -> ImageFiles | NoBoot | str | None:
+    """What UEFI firmware would start, or why there is no such image.
+
+    NoBoot if it is for other machines; None for firmware that leaves the choice to iPXE.
+    """
+    machine = MACHINES.get(client.architecture.base) if client.architecture is not None else None
+    if machine is None or node.image is None:
+        return None
+    image = images(node.image)
+    if isinstance(image, ImageFiles) and image.architecture != machine:
+        return NoBoot(
+            reason=f"image '{image.name}' is for {image.architecture}, and this machine is "
+            f"{machine}: give {node.name} an image for {machine}"
+        )
+    return image
+
+
 def _unified(
-    client: Client, node: Node, site: Site, images: ImageFinder
+    client: Client, node: Node, site: Site, image: ImageFiles | str | None
 ) -> BootFile | NoBoot | None:
     """The node's unified kernel image, or why it has none; None if it needs none."""
     stub = STUBS.get(client.architecture.base) if client.architecture is not None else None
-    if stub is None or node.image is None or node.loader is Loader.IPXE:
+    if stub is None or image is None or node.loader is Loader.IPXE:
         return None
-    image = images(node.image)
     if isinstance(image, str):
         return NoBoot(reason=image) if node.loader is Loader.UKI else None
     if (node.loader or image.loader) is not Loader.UKI:
@@ -208,7 +242,7 @@ def _is_past_boot_file(node: Node) -> bool:
 def _for_ipxe(client: Client, site: Site, loaders: Collection[str]) -> BootFile | NoBoot:
     if client.can_run_our_scripts:
         return BootFile(name=site.script_url(client.mac))
-    loader = _loader(client, site, loaders)
+    loader = _loader(client, site, loaders, wanted=Loader.IPXE)
     if isinstance(loader, NoBoot):
         return loader
     # A stripped iPXE reads a bare path relative to what it loaded last; a whole URI is safe.
@@ -241,16 +275,25 @@ def _as_client_reads(name: str, client: Client, site: Site) -> str:
     return f"{site.url}/{folder}/{name.lstrip('/')}"
 
 
-def _loader(client: Client, site: Site, loaders: Collection[str]) -> BootFile | NoBoot:
+def _loader(
+    client: Client, site: Site, loaders: Collection[str], *, wanted: Loader | None
+) -> BootFile | NoBoot:
+    """GRUB where it is wanted and can be, else iPXE; GRUB where there is no iPXE."""
     if client.architecture is None:
         return NoBoot(reason=f"its architecture is unknown ({client.vendor_class!r})")
-    wanted = LOADERS.get(client.architecture.base, ())
-    for name in wanted:
+    names, grubs = (kinds.get(client.architecture.base, ()) for kinds in (LOADERS, GRUBS))
+    if wanted is Loader.GRUB and grubs:
+        if client.speaker is Speaker.HTTP_BOOT:
+            return NoBoot(reason="GRUB boots by PXE only: switch HTTP Boot off, or `loader: uki`")
+        names = grubs
+    elif wanted is not Loader.IPXE and client.speaker is not Speaker.HTTP_BOOT:
+        names += grubs
+    for name in names:
         if name in loaders:
             return BootFile(name=_as_client_reads(name, client, site))
     folder = "into the `files` folder"
-    remedy = f"put {' or '.join(wanted)} {folder}"
-    if not wanted:
+    remedy = f"put {' or '.join(names)} {folder}"
+    if not names:
         remedy = f"put one {folder} and name it as the node's boot_file"
     return NoBoot(reason=f"there is no boot loader for {client.architecture.name}: {remedy}")
 

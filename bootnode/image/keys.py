@@ -178,7 +178,7 @@ class RecipeFile(Settings):
     kernel_args: KernelArgs = ()
     """For the kernel command line, before those of the node."""
     loader: Loader | None = None
-    """How nodes that don't say otherwise get to the kernel: `ipxe` or `uki`."""
+    """How nodes that don't say otherwise get to the kernel: `ipxe`, `uki` or `grub`."""
     node_files: PathBeside | None = None
     """A folder beside image.yaml with files and templates for each node."""
     limits: LimitKeys = LimitKeys()

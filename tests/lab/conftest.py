@@ -19,6 +19,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def built_arm64(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder with the failsafe image for arm64 in it."""
+    return _state_with("failsafe-arm64", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def compute(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state folder with the compute image in it."""
     return _state_with("compute", tmp_path_factory)

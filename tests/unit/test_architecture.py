@@ -16,7 +16,8 @@ LEVELS = {
     """,
     1: """
         config nodes
-        boot/chains boot/client boot/filenames boot/plan boot/ipxe boot/journal boot/nodefiles
+        boot/chains boot/client boot/filenames boot/grub boot/plan boot/ipxe boot/journal
+        boot/nodefiles
         boot/templates boot/uki boot/usage
         dhcp/book dhcp/pool dhcp/leases dhcp/subnet dhcp/throttle
         dhcp/replies dhcp/responder tftp/transfer
@@ -27,8 +28,8 @@ LEVELS = {
         dhcp/prober dhcp/server tftp/server ndp/server
         web/app web/leases web/nodefiles web/sendfile web/status
         image/archive image/build image/changes image/debian image/difference image/distributions
-        image/durable image/foreign image/kernel image/making image/modules image/nodefiles
-        image/packages
+        image/durable image/foreign image/grubserved image/kernel image/making
+        image/modules image/nodefiles image/packages
         image/programs image/ramdisk image/rocky image/rootfs image/run image/served image/shell
         image/source image/steps
         image/store

@@ -186,7 +186,10 @@ def firmware(architecture: Architecture | None, speaker: Speaker = Speaker.FIRMW
         (
             Architecture.ARM64_UEFI,
             {"snponly.efi"},
-            f"({NO_LOADER} ARM64_UEFI: put snponly-arm64.efi or ipxe-arm64.efi {IN_FILES})",
+            (
+                f"({NO_LOADER} ARM64_UEFI: put snponly-arm64.efi or ipxe-arm64.efi or "
+                f"grubnetaa64.efi.signed or grubnetaa64.efi {IN_FILES})"
+            ),
         ),
         (
             Architecture.ITANIUM,
@@ -316,7 +319,7 @@ def test_boot_once_is_spent_for_one_image(changes: dict[str, Any], is_spent: boo
 
 UNIFIED = "boot/52-54-00-12-34-56/0123456789abcdef.efi"
 X64_IMAGE = replace(IMAGE, stub="linuxx64.efi.stub")
-ARM64_IMAGE = replace(IMAGE, stub="linuxaa64.efi.stub")
+ARM64_IMAGE = replace(IMAGE, stub="linuxaa64.efi.stub", architecture="arm64")
 ARM64_HTTP = firmware(Architecture.ARM64_UEFI_HTTP, Speaker.HTTP_BOOT)
 
 
@@ -331,7 +334,7 @@ ARM64_HTTP = firmware(Architecture.ARM64_UEFI_HTTP, Speaker.HTTP_BOOT)
         (None, X64_IMAGE, False),
         # iPXE starts these all the same, or says on the screen what they wait for.
         (Loader.UKI, IMAGE, False),
-        (Loader.UKI, ARM64_IMAGE, False),
+        (Loader.UKI, replace(X64_IMAGE, stub="linuxaa64.efi.stub"), False),
         (Loader.UKI, "image 'failsafe' is not built", False),
         (None, "image 'failsafe' is not built", False),
     ],
@@ -381,13 +384,16 @@ def test_what_goes_before_a_unified_kernel_image(changes: dict[str, Any], expect
     ("image", "reason"),
     [
         (
-            IMAGE,
+            replace(IMAGE, architecture="arm64"),
             (
                 "image 'failsafe' has no UEFI stub for `loader: uki`, it is of an old build: run "
                 "`bootnode image build failsafe`"
             ),
         ),
-        (X64_IMAGE, "its UEFI stub is linuxx64.efi.stub, not linuxaa64.efi.stub"),
+        (
+            replace(X64_IMAGE, architecture="arm64"),
+            "its UEFI stub is linuxx64.efi.stub, not linuxaa64.efi.stub",
+        ),
         ("image 'failsafe' is not built", "image 'failsafe' is not built"),
     ],
 )
@@ -397,6 +403,76 @@ def test_with_neither_image_nor_ipxe_both_reasons_are_given(
     node = replace(NODE, loader=Loader.UKI)
     got = decided(ARM64_HTTP, node, images=lambda _: image, loaders=())
     assert got.startswith(f"({reason}; {NO_LOADER} ARM64_UEFI_HTTP: put ")
+
+
+ARM64 = firmware(Architecture.ARM64_UEFI)
+X64 = firmware(Architecture.X64_UEFI)
+
+
+@pytest.mark.parametrize("wanted", [None, *Loader])
+def test_an_image_for_other_machines_is_given_to_none(wanted: Loader | None) -> None:
+    node = replace(NODE, loader=wanted)
+    assert decided(ARM64, node, images=lambda _: X64_IMAGE) == (
+        "(image 'failsafe' is for amd64, and this machine is arm64: give n1 an image for arm64)"
+    )
+    assert decided(X64, node, images=lambda _: ARM64_IMAGE).startswith("(image 'failsafe' is for")
+
+
+# GRUB
+
+ARM64_GRUBS = {"grubnetaa64.efi", "grubnetaa64.efi.signed"}
+
+
+@pytest.mark.parametrize(
+    ("client", "wanted", "loaders", "expected"),
+    [
+        (X64, Loader.GRUB, LOADER_NAMES, "grubnetx64.efi.signed"),
+        (X64, Loader.GRUB, {"grubnetx64.efi", "snponly.efi"}, "grubnetx64.efi"),
+        (ARM64, Loader.GRUB, LOADER_NAMES, "grubnetaa64.efi.signed"),
+        # Who asks for GRUB has a reason, Secure Boot for one: nothing takes its place.
+        (
+            X64,
+            Loader.GRUB,
+            {"snponly.efi"},
+            f"({NO_LOADER} X64_UEFI: put grubnetx64.efi.signed or grubnetx64.efi {IN_FILES})",
+        ),
+        # There is none for a PC BIOS.
+        (firmware(Architecture.X86_BIOS), Loader.GRUB, LOADER_NAMES, "undionly.kpxe"),
+        (
+            ARM64_HTTP,
+            Loader.GRUB,
+            LOADER_NAMES,
+            "(GRUB boots by PXE only: switch HTTP Boot off, or `loader: uki`)",
+        ),
+        # It takes iPXE's place where there is none and nobody insists.
+        (ARM64, None, ARM64_GRUBS, "grubnetaa64.efi.signed"),
+        (ARM64, Loader.UKI, ARM64_GRUBS, "grubnetaa64.efi.signed"),
+        (ARM64, None, {*ARM64_GRUBS, "ipxe-arm64.efi"}, "ipxe-arm64.efi"),
+        (
+            ARM64,
+            Loader.IPXE,
+            ARM64_GRUBS,
+            f"({NO_LOADER} ARM64_UEFI: put snponly-arm64.efi or ipxe-arm64.efi {IN_FILES})",
+        ),
+        (
+            ARM64_HTTP,
+            None,
+            ARM64_GRUBS,
+            f"({NO_LOADER} ARM64_UEFI_HTTP: put snponly-arm64.efi or ipxe-arm64.efi {IN_FILES})",
+        ),
+    ],
+)
+def test_who_boots_by_grub(
+    client: Client, wanted: Loader | None, loaders: set[str], expected: str
+) -> None:
+    assert decided(client, replace(NODE, loader=wanted), loaders=loaders) == expected
+
+
+def test_an_image_may_ask_for_grub() -> None:
+    image = replace(ARM64_IMAGE, loader=Loader.GRUB)
+    assert decided(ARM64, NODE, images=lambda _: image) == "grubnetaa64.efi.signed"
+    node = replace(NODE, loader=Loader.IPXE)
+    assert decided(ARM64, node, images=lambda _: image) == "snponly-arm64.efi"
 
 
 PATH = UnifiedPath(mac=MAC, version="0123456789abcdef")

@@ -125,3 +125,23 @@ def test_a_unified_kernel_image_needs_a_stub(run: Run, publish: Publish, folder:
         f"{folder}/nodes.yaml:4:79: nodes.node-001.image: image 'compute' has no UEFI stub for "
         "`loader: uki`, it is of an old build: run `bootnode image build compute`\n"
     )
+
+
+def test_grub_is_to_be_there(run: Run, publish: Publish, folder: Path) -> None:
+    publish("failsafe", b"1")
+    publish("compute", b"2")
+    nodes = (folder / "nodes.yaml").read_text()
+    (folder / "nodes.yaml").write_text(nodes.replace("boot: once", "loader: grub"))
+    with (folder / "bootnoded.yaml").open("a") as file:
+        file.write("files: files\n")
+    (folder / "files").mkdir()
+    outcome = run("check")
+    assert outcome.status == 1
+    assert outcome.err == (
+        f"{folder}/nodes.yaml:4:80: nodes.node-001.image: image 'compute' is to boot by "
+        "`loader: grub`, and there is no grubnetx64.efi.signed or grubnetx64.efi: put one of "
+        "Debian's package grub-efi-amd64-signed into the folder that `files` names "
+        "(docs/booting.md says how)\n"
+    )
+    (folder / "files/grubnetx64.efi").touch()
+    assert run("check").status == 0
