@@ -187,8 +187,9 @@ class NetworkSettings(Settings):
     """The interface that leads to it, such as `eth0`; its address tells the subnet."""
     subnet: Annotated[IPv4Network, BeforeValidator(_parse_subnet)] | None = None
     """Instead of an interface: a subnet that only DHCP relays lead to, such as `10.78.0.0/24`."""
-    dhcp: Literal["full", "proxy", "off"]
-    """`full`: we give addresses. `proxy`: another server does, we add the boot. `off`: neither."""
+    dhcp: Literal["full", "proxy", "auto", "off"]
+    """`full`: we give addresses. `proxy`: another server does, we add the boot. `off`: neither.
+    `auto`: `full` if no other server answers when we start, else `proxy`."""
     proxy_style: ProxyStyle = ProxyStyle.DIRECT
     """How ProxyDHCP offers lead firmware to its boot file: `direct` or `port4011`."""
     pool: Annotated[
@@ -237,10 +238,14 @@ class NetworkSettings(Settings):
     def _is_somewhere(self) -> NetworkSettings:
         if (self.interface is None) == (self.subnet is None):
             raise ValueError("want `interface`, or `subnet` if only relays lead to it")
-        if self.pool and self.dhcp != "full":
+        if self.pool and self.dhcp not in ("full", "auto"):
             raise ValueError(f"a pool goes with `dhcp: full`, not with `dhcp: {self.dhcp}`")
-        if "proxy_style" in self.model_fields_set and self.dhcp != "proxy":
+        if "proxy_style" in self.model_fields_set and self.dhcp not in ("proxy", "auto"):
             raise ValueError(f"proxy_style goes with `dhcp: proxy`, not with `dhcp: {self.dhcp}`")
+        if self.subnet is not None and self.dhcp == "auto":
+            raise ValueError(
+                "`dhcp: auto` asks on the wire (want an `interface`, or full or proxy)"
+            )
         if self.subnet is not None and self.dhcp == "off":
             raise ValueError(
                 "a subnet behind relays with `dhcp: off` is nothing (want full, proxy)"

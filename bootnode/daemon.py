@@ -44,6 +44,7 @@ from bootnode.dhcp.pxe import Architecture
 from bootnode.dhcp.responder import Responder
 from bootnode.dhcp.server import DhcpServer, LeaseWriter
 from bootnode.dhcp.subnet import Subnet
+from bootnode.dhcp.watch import ForeignWatch
 from bootnode.errors import BootnodeError, ConfigError, StartError
 from bootnode.files import FileRoots, OpenFile
 from bootnode.image.grubserved import GrubFiles
@@ -151,7 +152,9 @@ class Daemon:
         self._clock = SteadyClock()
         self._sites: list[Site] = []
         self._subnets: list[Subnet] = []
-        """Those with `dhcp: full`."""
+        """Those with `dhcp: full` or `auto`."""
+        self._watches: list[tuple[ForeignWatch, str | None]] = []
+        """Each with the program on this machine that has its DHCP port, if one has."""
         self._book = LeaseBook(self._subnets, self.policy.name)
         self._stop = asyncio.Event()
         self._reload_lock = asyncio.Lock()
@@ -208,6 +211,10 @@ class Daemon:
         stack.push_async_callback(tftp.aclose)
         for site in sites:
             await site.start()
+        # All at once, and what needs no decision is served meanwhile.
+        await asyncio.gather(
+            *(watch.decide(holder) for watch, holder in self._watches if watch.is_to_decide)
+        )
         for sentence in _missing_loaders(self.policy.loaders):
             log.warning("%s", sentence)
 
@@ -268,16 +275,21 @@ class Daemon:
         if solicitations is not None:
             yield solicitations
         unicast = net.unicast_socket(interface)
-        arp = net.arp_socket(interface) if settings.dhcp == "full" and settings.probe else None
+        lends = settings.dhcp in ("full", "auto")
+        arp = net.arp_socket(interface) if lends and settings.probe else None
+        server_socket, holder = _server_socket(interface, settings)
+        _keep(stack, server_socket)
+        watch = self._watch(interface, responder, stack)
+        if settings.dhcp != "off":
+            self._watches.append((watch, holder))
         yield DhcpServer(
             interface=interface,
-            server_socket=_keep(
-                stack, net.dhcp_socket(interface, SERVER_PORT, is_shared=settings.dhcp != "full")
-            ),
+            server_socket=server_socket,
             # Never shared: of two boot servers here, only one would hear what is sent to it.
             pxe_socket=_keep(stack, net.dhcp_socket(interface, PXE_PORT, is_shared=False)),
             unicast_socket=_keep(stack, unicast) if unicast is not None else None,
             prober=Prober(interface, _keep(stack, arp)) if arp is not None else None,
+            watch=watch if settings.dhcp != "off" else None,
             responder=responder,
             is_listed=lambda mac: self.policy.table.by_mac(mac) is not None,
             writer=self._writer,
@@ -285,6 +297,22 @@ class Daemon:
             clock=time.time,
             steady_clock=self._clock,
             on_boot=solicitations.boots if solicitations is not None else lambda _mac: None,
+        )
+
+    def _watch(
+        self, interface: Interface, responder: Responder, stack: AsyncExitStack
+    ) -> ForeignWatch:
+        """Who looks out for other DHCP servers there."""
+        frames = net.offer_socket(interface)
+        return ForeignWatch(
+            interface=interface,
+            frames=_keep(stack, frames) if frames is not None else None,
+            subnet=responder.local,
+            own_addresses=responder.own_addresses,
+            is_listed=lambda mac: self.policy.table.by_mac(mac) is not None,
+            journal=self.journal,
+            clock=time.time,
+            steady_clock=self._clock,
         )
 
     def _solicitations(
@@ -328,7 +356,7 @@ class Daemon:
         leases = LeaseTable(subnet=network, pool=settings.pool, excluded=frozenset(taken))
         leases.restore(stored, now=self._clock(), lease_time_s=settings.lease_time)
         subnet = Subnet(settings=settings, network=network, leases=leases)
-        if settings.dhcp == "full":
+        if settings.dhcp in ("full", "auto"):
             self._subnets.append(subnet)
         return subnet
 
@@ -359,6 +387,7 @@ class Daemon:
             node_files=self._node_files(networks, stack),
             counters={"tftp": tftp.counters},
             leased_to=self._leased_to,
+            networks=lambda: [watch.status() for watch, _ in self._watches],
             more_routes=lease_routes(self._lease_lines, self._end_lease),
         )
         addresses = {*(interface.address.ip for _, interface in networks), LOOPBACK}
@@ -544,6 +573,26 @@ def _missing_loaders(loaders: frozenset[str]) -> Iterator[str]:
                 f"{kind} machines cannot boot: there is no {' or '.join(names)}: install the "
                 "package ipxe, or put one into the folder that `files` names"
             )
+
+
+def _server_socket(
+    interface: Interface, settings: NetworkSettings
+) -> tuple[socket.socket, str | None]:
+    """The DHCP port, and the other program that has it too, as far as `auto` needs to know.
+
+    Ours alone if we give addresses, so that a second server here cannot start.
+
+    Raises:
+        StartError: it is taken, or we may not bind it.
+    """
+    is_shared = settings.dhcp not in ("full", "auto")
+    try:
+        return net.dhcp_socket(interface, SERVER_PORT, is_shared=is_shared), None
+    except StartError:
+        if settings.dhcp != "auto":
+            raise
+    sock = net.dhcp_socket(interface, SERVER_PORT, is_shared=True)
+    return sock, net.port_holder(SERVER_PORT, is_udp=True)
 
 
 def _keep(stack: AsyncExitStack, sock: socket.socket) -> socket.socket:

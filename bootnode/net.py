@@ -349,6 +349,21 @@ def arp_socket(interface: Interface) -> socket.socket | None:
     return _frame_socket(interface, _ARP_REPLIES, _ETH_P_ARP)
 
 
+def offer_socket(interface: Interface) -> socket.socket | None:
+    """A raw socket that hears what other DHCP servers tell clients; None if we may not.
+
+    Not what leaves this machine: neither our own replies nor those of another server here.
+    """
+    return _frame_socket(interface, _DHCP_REPLIES, _ETH_P_IP)
+
+
+def send_question(sock: socket.socket, interface: Interface, payload: bytes) -> None:
+    """Broadcast a DHCP message as a client without an address does."""
+    nobody, everybody = IPv4Address("0.0.0.0"), IPv4Address("255.255.255.255")
+    packet = udp_packet(nobody, CLIENT_PORT, everybody, SERVER_PORT, payload)
+    sock.send(b"\xff" * 6 + interface.mac + struct.pack("!H", _ETH_P_IP) + packet)
+
+
 def _frame_socket(interface: Interface, program: _Program, protocol: int) -> socket.socket | None:
     """A raw socket that gets what the filter `program` lets through; None if we may not."""
     try:
@@ -385,6 +400,23 @@ _ARP_REPLIES = (
     (0x15, 0, 1, 2),
     (0x06, 0, 0, 0xFFFF),  # accept
     (0x06, 0, 0, 0),  # drop
+)
+
+
+_DHCP_REPLIES = (
+    (0x28, 0, 0, 12),  # ldh ethertype
+    (0x15, 0, 9, _ETH_P_IP),
+    (0x30, 0, 0, 23),  # ldb protocol
+    (0x15, 0, 7, socket.IPPROTO_UDP),
+    (0x28, 0, 0, 20),  # ldh fragment offset
+    (0x45, 5, 0, 0x1FFF),  # drop all but the first fragment, which has the ports
+    (0xB1, 0, 0, 14),  # ldx length of the IP header
+    (0x48, 0, 0, 14),  # ldh source port
+    (0x15, 0, 2, SERVER_PORT),
+    (0x48, 0, 0, 16),  # ldh destination port
+    (0x15, 1, 0, CLIENT_PORT),
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFF),  # accept
 )
 
 

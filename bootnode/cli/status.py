@@ -51,6 +51,8 @@ def run_status(arguments: argparse.Namespace) -> int:
         print_json(status)
     else:
         print_table(COLUMNS, _rows(status))
+        for line in _network_lines(status):
+            print(line)
     return 0
 
 
@@ -85,6 +87,17 @@ def _watch_lines(socket: Path) -> None:
                 print(f"{node['name']} {node['stage']} {node['detail']}".rstrip(), flush=True)
             seen[node["name"]] = state
         time.sleep(WATCH_S)
+
+
+def _network_lines(status: dict[str, Any]) -> Iterator[str]:
+    """What `dhcp: auto` decided, and the DHCP servers that are not as they should be."""
+    for network in status.get("networks", ()):
+        if network["dhcp"] == "auto":
+            yield f"{network['network']}: dhcp auto, acts as {network['acts_as']}: {network['why']}"
+        for other in network["other_servers"]:
+            if other["is_news"]:
+                seen = ago(other["heard_s_ago"])
+                yield f"{network['network']}: {other['offer']} ({seen} ago)"
 
 
 def _rows(status: dict[str, Any]) -> Iterator[tuple[str, ...]]:

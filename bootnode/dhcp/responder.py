@@ -86,7 +86,7 @@ class Responder:
         self.local = local
         self._subnets = (local, *remote)
         self._address = site.address
-        self._own_addresses = frozenset({site.address, *own_addresses})
+        self.own_addresses = frozenset({site.address, *own_addresses})
         self._site = site
         self._policy = policy
         self._speaker_options = {
@@ -112,7 +112,7 @@ class Responder:
         subnet = self._subnet_of(request, arrival, client)
         if isinstance(subnet, Ignored):
             return subnet
-        if subnet.is_proxy:
+        if subnet.is_proxy and not subnet.keeps(request, mac, now=now):
             return self._proxy(request, client, subnet)
         if subnet.settings.dhcp == "off":
             return Ignored(reason="DHCP is off on this network", client=client)
@@ -132,7 +132,7 @@ class Responder:
     def _relayed_subnet(self, request: Packet, client: Client) -> Subnet | Ignored:
         """RFC 3527's sub-option, then RFC 3011's option, then the relay's own address."""
         giaddr = request.giaddr
-        if giaddr in self._own_addresses:
+        if giaddr in self.own_addresses:
             reason = f"it claims to be relayed by {giaddr}, which is this server"
             return Ignored(reason=reason, client=client, topic="relay_refused")
         info = request.get(opt.RELAY_AGENT_INFO)
@@ -517,7 +517,7 @@ class Responder:
         """Whether a client means us: by an address of ours, or by that of its relay."""
         return (
             server_id is None
-            or server_id in self._own_addresses
+            or server_id in self.own_addresses
             or server_id == self._identity(request)
         )
 

@@ -35,6 +35,7 @@ from bootnode.dhcp.prober import Prober
 from bootnode.dhcp.replies import BROADCAST, Arrival, Ignored, Reply
 from bootnode.dhcp.responder import Responder
 from bootnode.dhcp.throttle import Throttle
+from bootnode.dhcp.watch import ForeignWatch
 from bootnode.errors import PacketError
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class DhcpServer:
         pxe_socket: socket.socket,
         unicast_socket: socket.socket | None,
         prober: Prober | None,
+        watch: ForeignWatch | None,
         responder: Responder,
         is_listed: Callable[[MacAddress], bool],
         writer: LeaseWriter,
@@ -134,7 +136,7 @@ class DhcpServer:
         self._unicast = unicast_socket
         self._prober = prober
         self._responder = responder
-        self._is_proxy = responder.local.is_proxy
+        self._watch = watch
         self._is_listed = is_listed
         self._writer = writer
         self._journal = journal
@@ -145,6 +147,10 @@ class DhcpServer:
         self._packet_lines = Throttle(self._summarize, lines_max=LINES_MAX)
         self._strangers = Throttle(lines_max=STRANGERS_MAX)
 
+    @property
+    def _is_proxy(self) -> bool:
+        return self._responder.local.is_proxy
+
     def start(self) -> None:
         """Begin to read; needs a running event loop."""
         loop = asyncio.get_running_loop()
@@ -152,12 +158,16 @@ class DhcpServer:
             loop.add_reader(sock, self._read, sock, port)
         if self._prober is not None:
             self._prober.start()
+        if self._watch is not None:
+            self._watch.start()
 
     def close(self) -> None:
         """Stop reading and close the sockets."""
         loop = asyncio.get_running_loop()
         if self._prober is not None:
             self._prober.close()
+        if self._watch is not None:
+            self._watch.close()
         for sock in self._sockets.values():
             loop.remove_reader(sock)
             sock.close()
@@ -203,6 +213,8 @@ class DhcpServer:
             self._journal.count("dhcp.error")
             log.exception("mac=%s xid=%08x could not be handled", request.mac, request.xid)
             return
+        if self._watch is not None and (self._is_proxy or isinstance(outcome, Ignored)):
+            self._watch.hear_request(request)
         if (
             isinstance(outcome, Ignored)
             or outcome.untried is None

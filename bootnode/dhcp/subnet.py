@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
+from bootnode.addresses import MacAddress
 from bootnode.boot.client import Client, Speaker
 from bootnode.config import LEASE_TIME_MIN_S, NetworkSettings
 from bootnode.dhcp import options as opt
-from bootnode.dhcp.leases import LeaseTable
+from bootnode.dhcp.leases import LeaseState, LeaseTable
+from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import Packet
 from bootnode.dhcp.values import Route
 
@@ -17,6 +19,7 @@ BOOT_LEASE_TIME_MIN_S: Final = 600
 """Firmware and loaders do not renew: their address must outlive the download of a big image."""
 _BOOT_CODES: Final = (43, 60, 66, 67)
 """Options that tell firmware what to boot; what people set them to is for all other clients."""
+_OF_A_LEASE: Final = (MessageType.REQUEST, MessageType.RELEASE, MessageType.DECLINE)
 _DEFAULT_ROUTE: Final = IPv4Network("0.0.0.0/0")
 
 
@@ -29,7 +32,8 @@ class Subnet:
         self.settings = settings
         self.network = network
         self.leases = leases
-        self.is_proxy = settings.dhcp == "proxy"
+        self.is_proxy = settings.dhcp in ("proxy", "auto")
+        """Whether another server gives the addresses; `auto` finds out, and may change it."""
         self.options = network_options(settings, network)
         """What every client is told, serialized once."""
         self._relays = frozenset(settings.relays)
@@ -42,7 +46,18 @@ class Subnet:
     @property
     def is_authoritative(self) -> bool:
         """Whether we may say that an address is wrong here: never where we give none."""
-        return self.settings.authoritative and self.leases.lends
+        return self.settings.authoritative and self.leases.lends and not self.is_proxy
+
+    def keeps(self, request: Packet, mac: MacAddress, *, now: float) -> bool:
+        """Whether a message is about a lease that we gave before we stood back for another server.
+
+        An address that was lent stays lent: its client renews it until it asks anew.
+        """
+        is_about_lease = request.message_type in _OF_A_LEASE
+        if self.settings.dhcp != "auto" or not is_about_lease:
+            return False
+        lease = self.leases.lookup(mac)
+        return lease is not None and (lease.is_active(now) or lease.state is LeaseState.OFFERED)
 
     def trusts(self, relay: IPv4Address, *, is_ours: bool) -> bool:
         """Whether a relay may speak for clients here; `is_ours`: it is within a subnet of ours.

@@ -76,12 +76,14 @@ class WebApp:
         counters: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
         leased_to: Callable[[IPv4Address], MacAddress | None] = lambda _address: None,
         more_routes: Iterable[web.RouteDef] = (),
+        networks: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         """`files` is the user's own folder; `on_delivered` is called when a node has its image.
 
         `leased_to` says who has an address that the journal knows nothing of since it was begun.
         `counters` are those of other servers, by the prefix under which the status shows them.
-        `more_routes` are those of other modules.
+        `more_routes` are those of other modules. `networks` tells for the status how each network
+        is served.
         """
         self._policy = policy
         self._journal = journal
@@ -94,6 +96,7 @@ class WebApp:
         self._node_files = node_files
         self._counters = counters
         self._leased_to = leased_to
+        self._networks = networks
         self.protocol_log = ProtocolLog(journal)
         self.app = web.Application(
             client_max_size=REPORT_MAX_BYTES, middlewares=[self._log_and_guard]
@@ -150,6 +153,7 @@ class WebApp:
 
     async def _status_json(self, _: web.Request) -> web.Response:
         told = status.as_json(self._policy.table, self._journal, now=self._clock())
+        told["networks"] = self._networks()
         for prefix, counters in self._counters.items():
             told["counters"] |= {f"{prefix}.{name}": count for name, count in counters.items()}
         return web.json_response(told)

@@ -20,12 +20,12 @@ LEVELS = {
         boot/nodefiles
         boot/templates boot/uki boot/usage
         dhcp/book dhcp/pool dhcp/leases dhcp/subnet dhcp/throttle
-        dhcp/replies dhcp/responder tftp/transfer
+        dhcp/foreign dhcp/replies dhcp/responder tftp/transfer
         image/keys image/retention image/spec lab/config
     """,
     2: """
         clock control files net nodekeys notify state
-        dhcp/prober dhcp/server tftp/server ndp/server
+        dhcp/prober dhcp/server dhcp/watch tftp/server ndp/server
         web/app web/leases web/nodefiles web/sendfile web/status
         image/archive image/build image/changes image/debian image/difference image/distributions
         image/durable image/foreign image/grubserved image/kernel image/making

@@ -246,7 +246,7 @@ BAD = {
     ),
     "mode": (
         "networks: [{interface: tap0, dhcp: on}]\n",
-        ["1:36: networks[0].dhcp: 'on' is not known (want 'full', 'proxy' or 'off')"],
+        ["1:36: networks[0].dhcp: 'on' is not known (want 'full', 'proxy', 'auto' or 'off')"],
     ),
     "everything at once": (
         (
@@ -349,6 +349,10 @@ BAD = {
     "pool without full": (
         "networks: [{interface: tap0, dhcp: proxy, pool: 10.77.0.1-10.77.0.2}]\n",
         ["1:12: networks[0]: a pool goes with `dhcp: full`, not with `dhcp: proxy`"],
+    ),
+    "auto behind relays": (
+        NETWORK + "  - {subnet: 10.78.0.0/24, dhcp: auto}\n",
+        ["4:5: networks[1]: `dhcp: auto` asks on the wire (want an `interface`, or full or proxy)"],
     ),
     "a proxy style without proxy": (
         "networks: [{interface: tap0, dhcp: full, proxy_style: direct}]\n",

@@ -12,6 +12,7 @@ import pytest
 
 from bootnode.addresses import MacAddress
 from bootnode.boot.journal import Journal, Stage
+from bootnode.cli.status import _network_lines
 
 Run = Callable[..., Any]
 NOW = 1_700_000_000.0
@@ -43,6 +44,19 @@ def test_status_in_a_pipe(run: Run, journal: Journal) -> None:
             "0 s",
             "its MAC is not in the node table",
         ],
+    ]
+
+
+def test_networks_that_are_worth_a_line() -> None:
+    def network(dhcp: str, *, is_news: bool) -> dict[str, Any]:
+        other = {"offer": "DHCP server 10.77.0.5 offered …", "heard_s_ago": 4.2, "is_news": is_news}
+        told = {"network": "tap0", "dhcp": dhcp, "acts_as": "proxy", "why": "it is there"}
+        return {**told, "other_servers": [other]}
+
+    quiet, loud = network("proxy", is_news=False), network("auto", is_news=True)
+    assert [*_network_lines({"networks": [quiet, loud]})] == [
+        "tap0: dhcp auto, acts as proxy: it is there",
+        "tap0: DHCP server 10.77.0.5 offered … (4 s ago)",
     ]
 
 
