@@ -1,7 +1,8 @@
 """Watching for other DHCP servers on one interface, and asking whether there is one.
 
 A raw socket hears OFFERs and ACKs that are broadcast or reach this port; a switch keeps the rest
-away, so the REQUESTs of clients, which name the server they chose, count too.
+away, so the REQUESTs of clients, which name the server they chose, count too. Of a server that is
+known by them alone, a question brings the MAC to light.
 
 With `dhcp: auto` the wire is asked once, when the daemon starts: DISCOVERs at ASK_AT_S, and an
 answer waited for until ASK_S. dnsmasq pings an address for up to 3 s before it offers it.
@@ -20,7 +21,15 @@ from typing import Any, Final
 from bootnode import net
 from bootnode.addresses import Interface, MacAddress
 from bootnode.boot.journal import Journal
-from bootnode.dhcp.foreign import ForeignServers, News, Offer, question, read_choice, read_frame
+from bootnode.dhcp.foreign import (
+    SERVERS_MAX,
+    ForeignServers,
+    News,
+    Offer,
+    question,
+    read_choice,
+    read_frame,
+)
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import PACKET_SIZE_MAX, UNSPECIFIED, Packet
 from bootnode.dhcp.subnet import Subnet
@@ -61,6 +70,8 @@ class ForeignWatch:
         self._steady_clock = steady_clock
         self._servers = ForeignServers()
         self._is_asking = False
+        self._nameless: set[IPv4Address] = set()
+        """Servers that were asked for because their MAC is not known; as few as get a line."""
         self._answer: Offer | None = None
         self._answered = asyncio.Event()
         self._why = "bootnoded.yaml says so"
@@ -134,6 +145,9 @@ class ForeignWatch:
 
     def _hear(self, offer: Offer) -> None:
         self._journal.count("dhcp.foreign_offer")
+        if offer.server_mac is not None and offer.server in self._nameless:
+            self._nameless.discard(offer.server)
+            log.warning("interface=%s %s", self._interface.name, offer)
         gives = offer.address != UNSPECIFIED
         if gives and self._is_asking:
             self._answer = offer
@@ -143,14 +157,34 @@ class ForeignWatch:
         is_proxy = self._subnet.is_proxy
         news = self._servers.hear(offer, is_proxy=is_proxy, now=self._steady_clock())
         if news is not None:
-            self._tell(news, offer.mac)
+            self._tell(news, offer)
 
-    def _tell(self, news: News, mac: MacAddress) -> None:
+    def _tell(self, news: News, offer: Offer) -> None:
+        mac = offer.mac
         if news.is_for_log:
             log.warning("interface=%s %s", self._interface.name, news.text)
+            self._find_mac(offer)
         # Only nodes: forged offers to invented MACs must not drive them out of the journal.
         if news.is_for_node and self._is_listed(mac):
             self._journal.note(mac, news.text, now=self._clock())
+
+    def _find_mac(self, offer: Offer) -> None:
+        """Ask everybody, so that a server known by a client's word shows itself."""
+        is_known = any(
+            each.last.server == offer.server and each.last.server_mac is not None
+            for each in self._servers
+        )
+        if self._frames is None or is_known or len(self._nameless) >= SERVERS_MAX:
+            return
+        self._nameless.add(offer.server)
+        self._put_question(self._frames, secrets.randbits(32))
+
+    def _put_question(self, frames: socket.socket, xid: int) -> None:
+        try:
+            payload = question(self._interface.mac, xid).serialize()
+            net.send_question(frames, self._interface, payload)
+        except OSError as error:
+            log.warning("interface=%s not asked: %s", self._interface.name, error)
 
     # dhcp: auto
 
@@ -173,17 +207,9 @@ class ForeignWatch:
 
     async def _ask(self, frames: socket.socket) -> Offer | None:
         """The first offer of an address; None if there is none in time."""
-        payload = question(self._interface.mac, secrets.randbits(32)).serialize()
-        loop = asyncio.get_running_loop()
+        xid, loop = secrets.randbits(32), asyncio.get_running_loop()
         self._is_asking = True
-
-        def ask() -> None:
-            try:
-                net.send_question(frames, self._interface, payload)
-            except OSError as error:
-                log.warning("interface=%s not asked: %s", self._interface.name, error)
-
-        timers = [loop.call_later(at_s, ask) for at_s in ASK_AT_S]
+        timers = [loop.call_later(at_s, self._put_question, frames, xid) for at_s in ASK_AT_S]
         try:
             async with asyncio.timeout(ASK_S):
                 await self._answered.wait()
@@ -207,6 +233,7 @@ class ForeignWatch:
             "Who has an address of ours keeps it; restart bootnoded to ask anew, or write `full`",
             *(*self._label(), offer),
         )
+        self._find_mac(offer)
 
     def _label(self) -> tuple[str, str]:
         return self._interface.name, "proxy" if self._subnet.is_proxy else "full"

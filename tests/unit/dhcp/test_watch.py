@@ -180,6 +180,29 @@ async def test_full_does_not_stand_back_and_tells_the_node(
     assert (told["server"], told["mac"], told["is_news"]) == (str(SERVER), None, True)
 
 
+@pytest.mark.parametrize("dhcp", ["full", "auto"])
+async def test_the_mac_of_a_server_known_by_a_client_only_is_asked_for_once(
+    wire: tuple[socket.socket, socket.socket], dhcp: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = wire
+    seen, subnet, _ = made(ours, dhcp)
+    subnet.is_proxy = False
+    seen.start()
+    for _ in range(3):
+        seen.hear_request(choice(*CHOSEN))
+    assert Packet.parse(theirs.recv(2000)[42:]).mac == US.mac
+    with pytest.raises(BlockingIOError):
+        theirs.recv(2000)
+    for _ in range(3):
+        theirs.send(frame(replace(offer(), chaddr=US.mac + bytes(10))))
+    await asyncio.sleep(0.01)
+    seen.close()
+    line = f"interface=tap0 DHCP server {SERVER} (mac {SERVER_MAC}) offered {US.mac}"
+    assert sum(said.startswith(line) for said in caplog.messages) == 1
+    (told,) = seen.status()["other_servers"]
+    assert told["mac"] == str(SERVER_MAC)
+
+
 async def test_clients_that_nobody_answers(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
