@@ -4,7 +4,8 @@ The protocol servers tell the journal what happened and to which hardware addres
 knows what that means for the boot. It holds a bounded past in memory and knows no clock.
 
 A boot begins with a DISCOVER by firmware, or by iPXE when the boot before had got past its
-loader: the same machine asks DHCP two or three times in one boot, each time with another voice.
+loader: the same machine asks DHCP two or three times in one boot, each time with another voice,
+or with iPXE's twice where one iPXE has loaded another.
 An operating system's DISCOVER never begins one.
 """
 
@@ -92,8 +93,10 @@ class Boot:
         if speaker is not self.speaker:
             # iPXE after firmware is the same boot going on; firmware after iPXE is the next one.
             return speaker is not Speaker.IPXE
+        # An iPXE that fetched a loader is followed by the iPXE which that is.
+        is_chained = speaker is Speaker.IPXE and self.answered is Stage.LOADER
         is_retry = self.answered in (Stage.DISCOVER, Stage.OFFER)
-        return not is_retry or now - self.asked > RETRY_S
+        return not (is_retry or is_chained) or now - self.asked > RETRY_S
 
     def discover(self, speaker: Speaker, now: float) -> None:
         """Note a DISCOVER that belongs to this boot."""

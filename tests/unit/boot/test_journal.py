@@ -74,6 +74,19 @@ def test_uefi_node_from_firmware_to_ipxe_to_linux() -> None:
     assert list(boot.stages) == [stage for stage in Stage if stage is not Stage.FAILED]
 
 
+def test_ipxe_that_loads_another_ipxe_is_one_boot() -> None:
+    """A ROM's iPXE lacks what our scripts need: it is given ours, which has the same voice."""
+    chained = ["ipxe?", *ROUND, "loader", "ipxe?", *ROUND]
+    (boot,) = boots(play([*chained, *KERNEL]))
+    assert [*seconds(boot)] == ["discover", *ROUND, "loader", *KERNEL]
+    assert [*seconds(boot).values()] == [0, 1, 2, 3, 4, 9, 10, 11]
+    (boot,) = boots(play(["firmware?", *ROUND, "loader", *chained, "script"]))
+    assert boot.stage is Stage.SCRIPT
+    # Whoever was answered and fetched nothing has been switched off; so has one that was silent.
+    assert len(boots(play(["ipxe?", *ROUND, "ipxe?"]))) == 2
+    assert len(boots(play(["ipxe?", *ROUND, "loader", "600", "ipxe?"]))) == 2
+
+
 def test_uefi_http_boot_goes_on_in_ipxe() -> None:
     (boot,) = boots(play(["http boot?", *ROUND, "loader", "ipxe?", *ROUND, "script"]))
     assert boot.stage is Stage.SCRIPT
