@@ -88,13 +88,14 @@ def _local(plan: LocalBoot) -> list[str]:
         f"echo {_quoted(f'bootnode: {plan.node} boots from its local disk')}",
         "set loader=/efi/boot/bootx64.efi",
         'if [ "$grub_cpu" = arm64 ]; then set loader=/efi/boot/bootaa64.efi; fi',
-        # Firmware takes `exit` for a boot that went well, and shows its menu.
         'if search --no-floppy --file --set=disk "$loader"; then',
         '  if chainloader "($disk)$loader"; then',
         "    boot",
         "  fi",
         "fi",
-        "exit",
+        # Firmware takes `exit` for a boot that went well, and shows its menu. Started anew it is told
+        # no boot file, and goes on to its next device.
+        "reboot",
     ]
 
 

@@ -115,7 +115,7 @@ def is_one_word(text: str) -> bool:
 def test_the_local_disk() -> None:
     text = render(LocalBoot(node="n1"))
     assert text.startswith("echo 'bootnode: n1 boots from its local disk'\n")
-    assert text.endswith("\nexit\n")
+    assert text.endswith("\nreboot\n")
     assert "/efi/boot/bootaa64.efi" in text
 
 
