@@ -93,8 +93,8 @@ def _local(plan: LocalBoot) -> list[str]:
         "    boot",
         "  fi",
         "fi",
-        # Firmware takes `exit` for a boot that went well, and shows its menu. Started anew it is told
-        # no boot file, and goes on to its next device.
+        # Firmware takes `exit` for a boot that went well, and shows its menu. Started anew it is
+        # told no boot file, and goes on to its next device.
         "reboot",
     ]
 
