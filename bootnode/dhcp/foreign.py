@@ -244,8 +244,8 @@ class ForeignServers:
             for server in self._servers.values()
             if server.last.server != offer.server and not _is_due(server.gave_address, now)
         ]
-        if not is_proxy:
-            return "two servers of addresses harm a network, turn one off" if gives else _BOOTS
+        if gives and not is_proxy:
+            return "two servers of addresses harm a network, turn one off"
         if gives and others:
             return f"{others[0]} gives addresses too, and two harm a network: turn one off"
         return _BOOTS if offer.boots else None

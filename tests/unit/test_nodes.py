@@ -286,7 +286,7 @@ BAD = {
     "loader and boot": (
         "defaults: {image: i, loader: grub2, boot: never}\n",
         [
-            "1:30: defaults.loader: 'grub2' is not known (want 'ipxe' or 'uki')",
+            "1:30: defaults.loader: 'grub2' is not known (want 'ipxe', 'uki' or 'grub')",
             "1:43: defaults.boot: 'never' is not known (want 'network', 'local' or 'once')",
         ],
     ),

@@ -167,6 +167,10 @@ def test_where_we_give_addresses_every_offer_is_news() -> None:
     assert said(servers, BOOT, foreign.REPEAT_S, is_proxy=False) == "log note"
 
 
+def test_an_answer_to_an_inform_is_no_news() -> None:
+    assert said(ForeignServers(), replace(OFFER, address=UNSPECIFIED), 0, is_proxy=False) == "-"
+
+
 def test_where_another_gives_them_only_boot_offers_are() -> None:
     servers = ForeignServers()
     assert said(servers, OFFER, 0, is_proxy=True) == "-"
