@@ -52,7 +52,9 @@ def node(mac: MacAddress, *, ip: IPv4Address | None = FIXED, **changes: Any) -> 
     return replace(plain, **changes)
 
 
-def settings(mode: Literal["full", "proxy", "off"] = "full", **changes: Any) -> NetworkSettings:
+def settings(
+    mode: Literal["full", "proxy", "auto", "off"] = "full", **changes: Any
+) -> NetworkSettings:
     pool = {"pool": "10.77.0.100-10.77.0.199"} if mode == "full" else {}
     plain = NetworkSettings.model_validate(
         {"interface": "tap0", "dhcp": mode, "router": "10.77.0.1", "dns": "10.77.0.1", **pool}
@@ -1089,6 +1091,38 @@ def test_dhcp_off_answers_nobody_but_relays() -> None:
     assert ignored(served.handle(discover, broadcast(), now=NOW)) == "DHCP is off on this network"
     far = served.handle(replace(discover, giaddr=FAR_RELAY), FROM_FAR, now=NOW)
     assert reply(far).packet.yiaddr in FAR.pool[0]
+
+
+def test_auto_that_stood_back_renews_its_leases_and_gives_no_new_ones() -> None:
+    served = responder(unknown="address", network=settings("auto", pool=settings().pool))
+    discover = message(MAC, kind(MessageType.DISCOVER))
+    assert ignored(served.handle(discover, broadcast(), now=NOW)) == "it does not ask to boot"
+    served.local.is_proxy = False
+    address = reply(served.handle(discover, broadcast(), now=NOW)).packet.yiaddr
+    served.local.is_proxy = True
+    # What was on offer is still lent, and what was lent is renewed, released, or runs out.
+    selecting = request_of(MAC, asks_for(address), chose(SERVER))
+    assert reply(served.handle(selecting, broadcast(), now=NOW)).lease is not None
+    renewal = message(MAC, kind(MessageType.REQUEST), ciaddr=address)
+    renewed = reply(served.handle(renewal, unicast(str(address)), now=NOW + 1800))
+    assert renewed.packet.message_type is MessageType.ACK
+    assert ignored(served.handle(discover, broadcast(), now=NOW)) == "it does not ask to boot"
+    # Never a NAK, and nothing to whom we lent nothing.
+    for wrong in (
+        request_of(MAC, asks_for("10.99.0.1")),
+        request_of(MAC, asks_for(address), chose("10.77.0.5")),
+        request_of(STRANGER, asks_for("10.77.0.150"), chose(SERVER)),
+        message(STRANGER, kind(MessageType.REQUEST), ciaddr=address),
+    ):
+        assert isinstance(served.handle(wrong, broadcast(), now=NOW), Ignored)
+    late = served.handle(renewal, unicast(str(address)), now=NOW + 10_000)
+    assert ignored(late) == "the other DHCP server answers that"
+    release = message(MAC, kind(MessageType.RELEASE), chose(SERVER), ciaddr=address)
+    released = served.handle(release, unicast(str(address)), now=NOW + 1900)
+    assert isinstance(released, Ignored)
+    assert released.lease is not None
+    again = served.handle(renewal, unicast(str(address)), now=NOW + 1901)
+    assert ignored(again) == "the other DHCP server answers that"
 
 
 def test_every_address_of_this_server_means_us() -> None:
