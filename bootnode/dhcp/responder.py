@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from ipaddress import IPv4Address
 from math import inf
 from typing import Final
@@ -27,9 +26,7 @@ from bootnode.boot.client import Client, Speaker, classify
 from bootnode.boot.plan import BootFile, Policy, Site
 from bootnode.config import ProxyStyle
 from bootnode.dhcp import options as opt
-from bootnode.dhcp import pxe
 from bootnode.dhcp.leases import Lease, Refusal
-from bootnode.dhcp.optionfield import Template
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.packet import (
     BOOTREQUEST,
@@ -42,29 +39,18 @@ from bootnode.dhcp.packet import (
 )
 from bootnode.dhcp.replies import (
     BROADCAST,
-    IPXE_PROXY_OPTIONS,
     Arrival,
     Ignored,
     Reply,
-    header_file,
-    kept_address,
-    lease_options,
-    speaker_options,
     with_boot_item,
     with_broadcast,
     without_discovery_control,
 )
 from bootnode.dhcp.subnet import Subnet
+from bootnode.dhcp.writer import ReplyWriter
 
 RASPBERRY_PI_HOLD_S: Final = 600.0
 """The Pi 2 and 3 never ask for what they were offered, they use it."""
-TEMPLATES_MAX: Final = 1024
-"""Kinds of replies that are kept ready; with ten networks of BIOS and UEFI nodes there are some
-hundred, and one more for each boot file and each set of options that single nodes have."""
-_PXELINUX_CODES: Final = frozenset(range(208, 212))
-"""Options that pxelinux finds in what the ROM was told, beside the boot file (RFC 5071)."""
-_WITHOUT_UUID: Final = frozenset({Speaker.IPXE, Speaker.UBOOT, Speaker.OS})
-"""Who does not look for its option 97 in what it is offered."""
 
 
 class Responder:
@@ -89,10 +75,7 @@ class Responder:
         self.own_addresses = frozenset({site.address, *own_addresses})
         self._site = site
         self._policy = policy
-        self._speaker_options = {
-            speaker: speaker_options(speaker, str(site.address)) for speaker in Speaker
-        }
-        self._template = lru_cache(maxsize=TEMPLATES_MAX)(self._make_template)
+        self._writer = ReplyWriter(site, policy)
 
     def handle(self, request: Packet, arrival: Arrival, *, now: float) -> Reply | Ignored:
         """Decide on one message; `now` is Unix time that is never set back."""
@@ -275,10 +258,7 @@ class Responder:
         if client.boots:
             # Intel's ROM takes an ACK on port 67 without an address for its lease.
             return Ignored(reason="firmware asks on port 4011, not by INFORM on 67", client=client)
-        options = dict([self._type(MessageType.ACK), self._server_id(request)])
-        options |= self._own_options(client, subnet)
-        packet = Packet.reply_to(request, ciaddr=request.ciaddr, options=options)
-        return self._send(request, client, packet)
+        return self._send(request, client, self._writer.inform(request, client, subnet))
 
     def _bootp(
         self, request: Packet, client: Client, subnet: Subnet, now: float
@@ -297,15 +277,7 @@ class Responder:
             topic = "no_address" if lease.is_dry else ""
             return Ignored(reason=lease.reason, client=client, topic=topic)
         boot = self._policy.boot_file(client, self._site)
-        is_boot = isinstance(boot, BootFile)
-        packet = Packet.reply_to(
-            request,
-            ciaddr=request.ciaddr,
-            yiaddr=lease.address,
-            siaddr=self._address if is_boot else UNSPECIFIED,
-            file=header_file(boot) if isinstance(boot, BootFile) else b"",
-            options=self._own_options(client, subnet),
-        )
+        packet = self._writer.bootp(request, client, subnet, lease.address, boot)
         # RFC 951 has 64 bytes for options, and nothing says that a client reads more.
         return replace(
             self._send(
@@ -325,85 +297,19 @@ class Responder:
         lease: Lease | None = None,
     ) -> Reply:
         """An OFFER or ACK of an address, with what to boot."""
-        table = self._policy.table
-        node = table.to_boot(client.mac)
         boot = self._policy.boot_file(client, self._site)
-        is_boot = isinstance(boot, BootFile)
-        template = self._template(
-            message_type,
-            self._identity(request),
-            subnet.lease_time_s(request, client),
-            subnet,
-            client.speaker,
-            client.has_length_bug,
-            boot.name if isinstance(boot, BootFile) else None,
-            tuple(node.options.items()) if node is not None else (),
-        )
-        own = self._echoed_uuid(client, request) if is_boot else {}
-        name = self._host_name(client.mac)
-        if name is not None and opt.HOST_NAME.code not in template.shared:
-            own[opt.HOST_NAME.code] = name
-        packet = Packet.reply_to(
-            request,
-            ciaddr=kept_address(message_type, request),
-            yiaddr=address,
-            siaddr=self._address if is_boot else UNSPECIFIED,
-            file=header_file(boot) if isinstance(boot, BootFile) else b"",
-            options=own,
-            template=template,
-        )
+        packet = self._writer.lend(message_type, request, client, subnet, address, boot)
         is_fixed = lease is not None and subnet.leases.is_reserved(client.mac, address)
         reply = self._send(request, client, packet, lease, is_fixed=is_fixed)
         if client.boots and not isinstance(boot, BootFile):
             return replace(reply, no_boot=boot.reason)
         return reply
 
-    def _make_template(
-        self,
-        message_type: MessageType,
-        server_id: IPv4Address,
-        lease_time_s: int,
-        subnet: Subnet,
-        speaker: Speaker,
-        has_length_bug: bool,
-        boot_file: str | None,
-        node_options: tuple[tuple[int, bytes], ...],
-    ) -> Template:
-        """What all clients of a kind are told beside their address."""
-        options = lease_options(message_type, server_id, lease_time_s)
-        options |= subnet.options_for(speaker, dict(node_options))
-        if boot_file is not None:
-            options |= self._boot_options(speaker, has_length_bug, boot_file)
-        return Template(options)
-
-    def _own_options(self, client: Client, subnet: Subnet) -> dict[int, bytes]:
-        """What the configuration says: the network's, then the node's."""
-        node = self._policy.table.to_boot(client.mac)
-        own = node.options if node is not None else {}
-        options = subnet.options_for(client.speaker, own)
-        name = self._host_name(client.mac)
-        if name is not None:
-            options.setdefault(opt.HOST_NAME.code, name)
-        return options
-
-    def _host_name(self, mac: MacAddress) -> bytes | None:
-        node = self._policy.table.by_mac(mac)
-        return node.name.encode() if node is not None else None
-
     def _nak(self, request: Packet, client: Client, subnet: Subnet, reason: str) -> Reply | Ignored:
         if not subnet.is_authoritative:
             return Ignored(reason=f"{reason}, and we are not authoritative", client=client)
-        packet = Packet.reply_to(
-            request,
-            options=dict(
-                [
-                    self._type(MessageType.NAK),
-                    self._server_id(request),
-                    opt.MESSAGE.item(reason[:200]),
-                ]
-            ),
-        )
-        return self._send(request, client, with_broadcast(packet))
+        packet = self._writer.nak(request, reason)
+        return self._send(request, client, packet)
 
     # ProxyDHCP
 
@@ -419,7 +325,7 @@ class Responder:
         if not isinstance(boot, BootFile):
             return Ignored(reason=boot.reason, client=client)
         # There is no address to send it to: broadcast, whatever the client asked for.
-        packet = with_broadcast(self._boot_packet(MessageType.OFFER, request, client, boot, subnet))
+        packet = with_broadcast(self._writer.boot(MessageType.OFFER, request, client, boot, subnet))
         if client.knows_port_4011 and self._proxy_style(client, subnet) is ProxyStyle.PORT4011:
             packet = without_discovery_control(packet)
         return self._send(request, client, packet)
@@ -442,7 +348,7 @@ class Responder:
         boot = self._policy.boot_file(client, self._site)
         if not isinstance(boot, BootFile):
             return Ignored(reason=boot.reason, client=client)
-        packet = self._boot_packet(MessageType.ACK, request, client, boot, subnet)
+        packet = self._writer.boot(MessageType.ACK, request, client, boot, subnet)
         return Reply(
             packet=with_boot_item(packet, request),
             # EDK2 listens on 4011, ROMs and iPXE on 68: answer the port that asked.
@@ -454,71 +360,14 @@ class Responder:
             is_from_pxe_port=True,
         )
 
-    def _boot_packet(
-        self,
-        message_type: MessageType,
-        request: Packet,
-        client: Client,
-        boot: BootFile,
-        subnet: Subnet,
-    ) -> Packet:
-        """A reply that says what to boot and gives no address."""
-        # Ourselves, also behind a relay that wants to be named (RFC 5107): iPXE asks port 4011 of
-        # the server identifier, and takes an ACK from nobody else.
-        options = dict([self._type(message_type), opt.SERVER_ID.item(self._address)])
-        options |= self._boot_options(client.speaker, client.has_length_bug, boot.name)
-        options |= self._echoed_uuid(client, request)
-        own = self._own_options(client, subnet)
-        options.update({code: own[code] for code in _PXELINUX_CODES & own.keys()})
-        if client.speaker is Speaker.IPXE:
-            options.update(IPXE_PROXY_OPTIONS)
-        return Packet.reply_to(
-            request,
-            ciaddr=kept_address(message_type, request),
-            siaddr=self._address,
-            file=header_file(boot),
-            options=options,
-        )
-
     # Both
-
-    def _boot_options(
-        self, speaker: Speaker, has_length_bug: bool, boot_file: str
-    ) -> dict[int, bytes]:
-        """The boot parameters as this kind of client reads them."""
-        options = {**self._speaker_options[speaker]}
-        if boot_file:
-            options[opt.BOOT_FILE.code] = opt.BOOT_FILE.serialize(boot_file)
-        if has_length_bug:
-            options[opt.VENDOR_ENCAPSULATED.code] = pxe.RASPBERRY_PI_3_MENU
-        return options
-
-    def _echoed_uuid(self, client: Client, request: Packet) -> dict[int, bytes]:
-        """Option 97, which PXE wants back (PXE 2.1 section 2.4.4)."""
-        uuid = request.options.get(opt.MACHINE_UUID.code)
-        if client.speaker in _WITHOUT_UUID or uuid is None or len(uuid) > opt.VALUE_SIZE_MAX:
-            return {}
-        return {opt.MACHINE_UUID.code: uuid}
-
-    def _type(self, message_type: MessageType) -> tuple[int, bytes]:
-        return opt.MESSAGE_TYPE.item(message_type)
-
-    def _server_id(self, request: Packet) -> tuple[int, bytes]:
-        return opt.SERVER_ID.item(self._identity(request))
-
-    def _identity(self, request: Packet) -> IPv4Address:
-        """Who we are to this client: ourselves, or the relay in our stead (RFC 5107)."""
-        if opt.RELAY_AGENT_INFO.code not in request.options or request.giaddr == UNSPECIFIED:
-            return self._address
-        relay = request.get(opt.RELAY_AGENT_INFO)
-        return (relay.server_id_override if relay is not None else None) or self._address
 
     def _is_us(self, server_id: IPv4Address | None, request: Packet) -> bool:
         """Whether a client means us: by an address of ours, or by that of its relay."""
         return (
             server_id is None
             or server_id in self.own_addresses
-            or server_id == self._identity(request)
+            or server_id == self._writer.identity(request)
         )
 
     def _send(

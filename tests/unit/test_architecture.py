@@ -20,7 +20,7 @@ LEVELS = {
         boot/nodefiles
         boot/templates boot/uki boot/usage
         dhcp/book dhcp/pool dhcp/leases dhcp/subnet dhcp/throttle
-        dhcp/foreign dhcp/replies dhcp/responder tftp/transfer
+        dhcp/foreign dhcp/replies dhcp/responder dhcp/writer tftp/transfer
         image/keys image/retention image/spec lab/config
     """,
     2: """
