@@ -12,14 +12,12 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from ipaddress import IPv4Address, IPv4Network
-from itertools import product
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,20 +35,15 @@ from bootnode.cli.common import add_config_options
 from bootnode.clock import SteadyClock
 from bootnode.config import Config, NetworkSettings
 from bootnode.dhcp.book import LeaseBook
-from bootnode.dhcp.leases import Lease, LeaseTable
-from bootnode.dhcp.packet import PXE_PORT, SERVER_PORT
-from bootnode.dhcp.prober import Prober
+from bootnode.dhcp.leases import Lease
 from bootnode.dhcp.pxe import Architecture
-from bootnode.dhcp.responder import Responder
-from bootnode.dhcp.server import DhcpServer, LeaseWriter
-from bootnode.dhcp.subnet import Subnet
-from bootnode.dhcp.watch import ForeignWatch
+from bootnode.dhcp.server import LeaseWriter
 from bootnode.errors import BootnodeError, ConfigError, StartError
 from bootnode.files import FileRoots, OpenFile
 from bootnode.image.grubserved import GrubFiles
 from bootnode.image.served import CurrentImages, UnifiedImages
 from bootnode.image.store import ImageStore
-from bootnode.ndp.server import RouterSolicitationServer
+from bootnode.networks import Networks, keep_open
 from bootnode.nodekeys import NodeKeys
 from bootnode.nodes import Boot, NodeTable, load_site
 from bootnode.notify import notify, reloading, watchdog_interval_s
@@ -150,12 +143,10 @@ class Daemon:
             on_delivered=self._on_delivered,
         )
         self._clock = SteadyClock()
-        self._sites: list[Site] = []
-        self._subnets: list[Subnet] = []
-        """Those with `dhcp: full` or `auto`."""
-        self._watches: list[tuple[ForeignWatch, str | None]] = []
-        """Each with the program on this machine that has its DHCP port, if one has."""
-        self._book = LeaseBook(self._subnets, self.policy.name)
+        self._networks = Networks(
+            config=self.config, policy=self.policy, journal=self.journal, clock=self._clock
+        )
+        self._book = LeaseBook(self._networks.subnets, self.policy.name)
         self._stop = asyncio.Event()
         self._reload_lock = asyncio.Lock()
 
@@ -193,11 +184,11 @@ class Daemon:
             for settings in self.config.networks
             if settings.interface is not None
         ]
-        interfaces = [interface for _, interface in networks]
-        servers = list(self._dhcp_servers(networks, stack))
-        self._reserve()
+        servers = self._networks.open(networks, self._store.take_leases(), self._writer, stack)
+        self._networks.reserve()
+        tftp_port = self.config.tftp.port
         tftp = TftpServer(
-            [_keep(stack, net.tftp_socket(i, self.config.tftp.port)) for i in interfaces],
+            [keep_open(stack, net.tftp_socket(interface, tftp_port)) for _, interface in networks],
             self._open_file,
             self._on_transfer,
         )
@@ -211,10 +202,7 @@ class Daemon:
         stack.push_async_callback(tftp.aclose)
         for site in sites:
             await site.start()
-        # All at once, and what needs no decision is served meanwhile.
-        await asyncio.gather(
-            *(watch.decide(holder) for watch, holder in self._watches if watch.is_to_decide)
-        )
+        await self._networks.decide()
         for sentence in _missing_loaders(self.policy.loaders):
             log.warning("%s", sentence)
 
@@ -237,136 +225,8 @@ class Daemon:
         self.policy.spent |= self._store.spent_boots()
         self._rearm()
 
-    def _dhcp_servers(
-        self, networks: Sequence[tuple[NetworkSettings, Interface]], stack: AsyncExitStack
-    ) -> Iterator[DhcpServer | RouterSolicitationServer]:
-        """DHCP on every network, also one where it is off if relays may reach us there."""
-        stored = self._store.take_leases()
-        remote = [
-            self._subnet(settings, settings.subnet, stored)
-            for settings in self.config.networks
-            if settings.subnet is not None
-        ]
-        addresses = frozenset(interface.address.ip for _, interface in networks)
-        for subnet, (_, interface) in product(remote, networks):
-            if subnet.network.overlaps(interface.address.network):
-                raise StartError(
-                    f"the subnet {subnet.network} is on {interface.name} ({interface.address}): "
-                    "take it out of `networks` in bootnoded.yaml, or the interface's entry"
-                )
-        for settings, interface in networks:
-            local = self._subnet(settings, interface.address.network, stored, interface)
-            responder = Responder(
-                site=self._site(interface),
-                local=local,
-                remote=remote,
-                policy=self.policy,
-                own_addresses=addresses,
-            )
-            if settings.dhcp != "off" or remote:
-                yield from self._dhcp(interface, responder, stack)
-
-    def _dhcp(
-        self, interface: Interface, responder: Responder, stack: AsyncExitStack
-    ) -> Iterator[DhcpServer | RouterSolicitationServer]:
-        """DHCP on one interface, and the answer to router solicitations where we may give it."""
-        settings = responder.local.settings
-        solicitations = self._solicitations(interface, stack)
-        if solicitations is not None:
-            yield solicitations
-        unicast = net.unicast_socket(interface)
-        lends = settings.dhcp in ("full", "auto")
-        arp = net.arp_socket(interface) if lends and settings.probe else None
-        server_socket, holder = _server_socket(interface, settings)
-        _keep(stack, server_socket)
-        watch = self._watch(interface, responder, stack)
-        if settings.dhcp != "off":
-            self._watches.append((watch, holder))
-        yield DhcpServer(
-            interface=interface,
-            server_socket=server_socket,
-            # Never shared: of two boot servers here, only one would hear what is sent to it.
-            pxe_socket=_keep(stack, net.dhcp_socket(interface, PXE_PORT, is_shared=False)),
-            unicast_socket=_keep(stack, unicast) if unicast is not None else None,
-            prober=Prober(interface, _keep(stack, arp)) if arp is not None else None,
-            watch=watch if settings.dhcp != "off" else None,
-            responder=responder,
-            is_listed=lambda mac: self.policy.table.by_mac(mac) is not None,
-            writer=self._writer,
-            journal=self.journal,
-            clock=time.time,
-            steady_clock=self._clock,
-            on_boot=solicitations.boots if solicitations is not None else lambda _mac: None,
-        )
-
-    def _watch(
-        self, interface: Interface, responder: Responder, stack: AsyncExitStack
-    ) -> ForeignWatch:
-        """Who looks out for other DHCP servers there."""
-        frames = net.offer_socket(interface)
-        return ForeignWatch(
-            interface=interface,
-            frames=_keep(stack, frames) if frames is not None else None,
-            subnet=responder.local,
-            own_addresses=responder.own_addresses,
-            is_listed=lambda mac: self.policy.table.by_mac(mac) is not None,
-            journal=self.journal,
-            clock=time.time,
-            steady_clock=self._clock,
-        )
-
-    def _solicitations(
-        self, interface: Interface, stack: AsyncExitStack
-    ) -> RouterSolicitationServer | None:
-        """None, and said so, where we may not open a raw socket."""
-        frames = net.neighbour_socket(interface)
-        if frames is None:
-            log.warning(
-                "interface=%s no CAP_NET_RAW: replies to new clients go by broadcast, and iPXE "
-                "will wait 16 s for an IPv6 router",
-                interface.name,
-            )
-            return None
-        return RouterSolicitationServer(
-            interface=interface,
-            frames=_keep(stack, frames),
-            journal=self.journal,
-            clock=time.time,
-        )
-
-    def _subnet(
-        self,
-        settings: NetworkSettings,
-        network: IPv4Network,
-        stored: Iterable[Lease],
-        interface: Interface | None = None,
-    ) -> Subnet:
-        """A subnet with its stored leases; the interface is None where only relays lead."""
-        for pool in settings.pool:
-            if not (pool.first in network and pool.last in network):
-                where = f" ({interface.address})" if interface is not None else ""
-                raise StartError(
-                    f"the pool {pool} is not within {network}, the network of "
-                    f"{settings.name}{where}: mend `pool` in bootnoded.yaml, or the interface's "
-                    "address"
-                )
-        taken = {*settings.dns, *settings.ntp, *settings.relays}
-        taken |= {settings.router} if settings.router is not None else set()
-        taken |= {interface.address.ip} if interface is not None else set()
-        leases = LeaseTable(subnet=network, pool=settings.pool, excluded=frozenset(taken))
-        leases.restore(stored, now=self._clock(), lease_time_s=settings.lease_time)
-        subnet = Subnet(settings=settings, network=network, leases=leases)
-        if settings.dhcp in ("full", "auto"):
-            self._subnets.append(subnet)
-        return subnet
-
     def _save_leases(self, leases: Sequence[Lease]) -> None:
         self._store.save(leases, clock_offset_s=self._clock.offset_s)
-
-    def _site(self, interface: Interface) -> Site:
-        site = Site(address=interface.address.ip, http_port=self.config.http.port)
-        self._sites.append(site)
-        return site
 
     async def _http(
         self,
@@ -387,15 +247,15 @@ class Daemon:
             node_files=self._node_files(networks, stack),
             counters={"tftp": tftp.counters},
             leased_to=self._leased_to,
-            networks=lambda: [watch.status() for watch, _ in self._watches],
+            networks=self._networks.status,
             more_routes=lease_routes(self._lease_lines, self._end_lease),
         )
         addresses = {*(interface.address.ip for _, interface in networks), LOOPBACK}
         sockets = [
-            _keep(stack, net.http_socket(address, self.config.http.port))
+            keep_open(stack, net.http_socket(address, self.config.http.port))
             for address in sorted(addresses)
         ]
-        sockets.append(_keep(stack, net.unix_socket(self.config.socket)))
+        sockets.append(keep_open(stack, net.unix_socket(self.config.socket)))
         stack.callback(self.config.socket.unlink, missing_ok=True)
         runner = web.AppRunner(
             http.app, access_log=None, logger=http.protocol_log, shutdown_timeout=STOP_S
@@ -466,7 +326,7 @@ class Daemon:
 
     def _leased_to(self, address: IPv4Address) -> MacAddress | None:
         """Who has an address by its lease: the leases outlive a restart, the journal does not."""
-        found = (subnet.leases.lookup_address(address) for subnet in self._subnets)
+        found = (subnet.leases.lookup_address(address) for subnet in self._networks.subnets)
         active = (lease for lease in found if lease is not None and lease.is_active(self._clock()))
         return next((lease.mac for lease in active), None)
 
@@ -533,22 +393,6 @@ class Daemon:
                 self.policy.spent.discard((name, image))
                 self._spawn(self._store.rearm_boot, name)
 
-    def _reserve(self) -> None:
-        """Give each network the fixed addresses that lie in it; say which lie in none."""
-        table = self.policy.table
-        homeless = dict(table.reservations)
-        own = {site.address for site in self._sites}
-        for subnet in self._subnets:
-            here = {m: a for m, a in homeless.items() if a in subnet and a not in own}
-            subnet.leases.reserve(here, table.macs)
-            homeless = {mac: address for mac, address in homeless.items() if mac not in here}
-        for mac, address in homeless.items() if self._subnets else ():
-            log.error(
-                "mac=%s node=%s its ip %s is this server's own, or in no network with "
-                "`dhcp: full`: mend nodes.yaml",
-                *(mac, self.policy.name(mac), address),
-            )
-
     def _replace(self, config: Config, table: NodeTable) -> None:
         if config.model_copy(update={"nodes": self.config.nodes}) != self.config:
             log.warning(
@@ -556,7 +400,7 @@ class Daemon:
                 self._config_path,
             )
         self.policy.table = table
-        self._reserve()
+        self._networks.reserve()
         self._rearm()
         with suppress(StartError):  # keeps the loaders of the start; a missing file is refused
             self.policy.loaders = available_loaders(self._roots)
@@ -573,32 +417,6 @@ def _missing_loaders(loaders: frozenset[str]) -> Iterator[str]:
                 f"{kind} machines cannot boot: there is no {' or '.join(names)}: install the "
                 "package ipxe, or put one into the folder that `files` names"
             )
-
-
-def _server_socket(
-    interface: Interface, settings: NetworkSettings
-) -> tuple[socket.socket, str | None]:
-    """The DHCP port, and the other program that has it too, as far as `auto` needs to know.
-
-    Ours alone if we give addresses, so that a second server here cannot start.
-
-    Raises:
-        StartError: it is taken, or we may not bind it.
-    """
-    is_shared = settings.dhcp not in ("full", "auto")
-    try:
-        return net.dhcp_socket(interface, SERVER_PORT, is_shared=is_shared), None
-    except StartError:
-        if settings.dhcp != "auto":
-            raise
-    sock = net.dhcp_socket(interface, SERVER_PORT, is_shared=True)
-    return sock, net.port_holder(SERVER_PORT, is_udp=True)
-
-
-def _keep(stack: AsyncExitStack, sock: socket.socket) -> socket.socket:
-    """A socket that is closed with the daemon, even if nobody comes to use it."""
-    stack.callback(sock.close)
-    return sock
 
 
 def _settle() -> None:

@@ -37,7 +37,7 @@ LEVELS = {
         lab/requirements lab/vm
     """,
     3: """
-        daemon
+        daemon networks
         lab/demo lab/lab lab/supervisor
         cli/check cli/common cli/image cli/lab cli/lease cli/node cli/nodefiles cli/progress
         cli/shell cli/status cli/users cli/versions

@@ -173,7 +173,7 @@ async def test_a_pool_outside_of_the_network(daemon: Daemon) -> None:
         mtu=1500,
     )
     with pytest.raises(StartError) as caught:
-        daemon._subnet(settings, elsewhere.address.network, [], elsewhere)
+        daemon._networks.add_subnet(settings, elsewhere.address.network, [], elsewhere)
     assert str(caught.value) == (
         "the pool 10.77.0.100-10.77.0.199 is not within 192.168.5.0/24, the network of nonesuch0 "
         "(192.168.5.1/24): mend `pool` in bootnoded.yaml, or the interface's address"
@@ -185,8 +185,10 @@ async def test_leases_come_back_and_servers_addresses_are_not_lent(daemon: Daemo
         address=IPv4Address("10.77.0.150"), mac=OTHER, state=LeaseState.BOUND, expires_s=2e9
     )
     (settings,) = daemon.config.networks
-    leases = daemon._subnet(settings, INTERFACE.address.network, [lease], INTERFACE).leases
-    daemon._reserve()
+    leases = daemon._networks.add_subnet(
+        settings, INTERFACE.address.network, [lease], INTERFACE
+    ).leases
+    daemon._networks.reserve()
     assert leases.lookup(OTHER) is not None
     assert leases.is_reserved(MAC, ADDRESS)
     for taken in ("10.77.0.101", "10.77.0.102", "10.77.0.103"):
@@ -227,7 +229,7 @@ async def test_reload_replaces_the_table(
 ) -> None:
     caplog.set_level(logging.INFO)
     (settings,) = daemon.config.networks
-    leases = daemon._subnet(settings, INTERFACE.address.network, [], INTERFACE).leases
+    leases = daemon._networks.add_subnet(settings, INTERFACE.address.network, [], INTERFACE).leases
     (folder / "nodes.yaml").write_text(
         "defaults: {image: failsafe}\n"
         "nodes: {new: {mac: fc:ab:14:e8:66:02, ip: 10.77.0.20}}\n"
