@@ -78,7 +78,7 @@ class Client:
     def joins_offers(self) -> bool:
         """Whether it makes one offer of two, an address and, from a ProxyDHCP server, a file.
 
-        To all others an offer without an address is a broken one; U-Boot takes the first it gets.
+        To all others an offer without an address is a broken one, and U-Boot pays no heed to it.
         """
         return self.boots and not self.is_uboot
 
