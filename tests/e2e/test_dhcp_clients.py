@@ -24,6 +24,8 @@ POOL = [IPv4Address("192.168.44.20") + index for index in range(100)]
 SUBNET = IPv4Network("192.168.44.0/25")
 CLIENT_TIMEOUT_S = 20.0
 EVENT_TIMEOUT_S = 10.0
+# dhclient waits up to 10 s between two REQUESTs, and its timers jitter.
+REBIND_TIMEOUT_S = 40.0
 
 DHCLIENT_SCRIPT = """#!/bin/sh
 echo "event $reason ${new_ip_address:-none} ${new_host_name:-none} ${new_filename:-none}"
@@ -93,6 +95,26 @@ def test_dhclient_gets_reboots_and_releases(bench: Bench, need: Callable[..., No
     client = host.spawn(dhclient(bench, host, "-d", "-1"), name="dhclient-again")
     assert wait_event(client, "BOUND")[1] == NODE_IP
     assert not re.search("WARNING|ERROR", daemon.log_text)
+
+
+def test_dhclient_renews_and_rebinds_by_its_own_timers(
+    bench: Bench, need: Callable[..., None]
+) -> None:
+    """Our times are minutes at least: the client is told to take shorter ones."""
+    need("dhclient")
+    bench.configure(NODES)
+    daemon = bench.start()
+    times = bench.folder / "dhclient.conf"
+    times.write_text("supersede dhcp-renewal-time 3;\nsupersede dhcp-rebinding-time 6;\n")
+    host = bench.host("alpha", mac=NODE_MAC)
+    client = host.spawn(dhclient(bench, host, "-d", "-cf", str(times)), name="dhclient")
+    assert wait_event(client, "BOUND")[1] == NODE_IP
+    assert wait_event(client, "RENEW")[1] == NODE_IP
+    # Nothing that it sends to the server alone gets there any more.
+    bench.run(host, "ip", "neigh", "replace", bench.server, "lladdr", STRANGER_MAC, "dev", "eth0")
+    rebind = r"event RENEW(?s:.*)REQUEST for \S+ on eth0 to 255\.255\.255\.255 port 67\nDHCPACK of "
+    client.wait_log(rebind + re.escape(NODE_IP), timeout_s=REBIND_TIMEOUT_S)
+    assert not re.search("WARNING|ERROR| nak", daemon.log_text)
 
 
 def test_udhcpc_gets_renews_and_releases(bench: Bench, need: Callable[..., None]) -> None:

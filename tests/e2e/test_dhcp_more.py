@@ -97,7 +97,9 @@ def test_dhcpcd_binds_renews_and_releases(bench: Bench, need: Callable[..., None
     assert not re.search("WARNING|ERROR", daemon.log_text)
 
 
-def test_systemd_networkd_gets_one_address(bench: Bench, need: Callable[..., None]) -> None:
+def test_systemd_networkd_gets_one_address_and_releases_it(
+    bench: Bench, need: Callable[..., None]
+) -> None:
     need("/lib/systemd/systemd-networkd")
     bench.configure(NODES)
     daemon = bench.start()
@@ -115,6 +117,9 @@ def test_systemd_networkd_gets_one_address(bench: Bench, need: Callable[..., Non
     unit.write_text(NETWORKD_UNIT.replace("mac", "duid"))
     client = host.spawn(["sh", "-c", NETWORKD, unit], name="networkd-again")
     client.wait_log(f"DHCPv4 address {address}/25", timeout_s=EVENT_TIMEOUT_S)
+    client.send_signal(signal.SIGTERM)
+    released = f"mac={MAC} release .*it released {address}"
+    daemon.wait_log(released, timeout_s=EVENT_TIMEOUT_S)
     assert not re.search("WARNING|ERROR", daemon.log_text)
 
 
