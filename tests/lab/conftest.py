@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 from pathlib import Path
 
 import pytest
 
 from bootnode.image.build import build_image
+from bootnode.image.packages import Packages
 from bootnode.image.spec import load_recipe, recipes_folder
 from bootnode.image.store import ImageStore
+
+GRUB_PACKAGE = "grub-efi-arm64-signed"
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +26,19 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built_arm64(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state folder with the failsafe image for arm64 in it."""
     return _state_with("failsafe-arm64", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def grub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Debian's GRUB for arm64."""
+    folder = tmp_path_factory.mktemp("grub")
+    with (folder / "log").open("wb") as log:
+        packages = Packages.of("arm64", folder, log=log)
+        packages.unpack(packages.fetch(GRUB_PACKAGE), folder / "unpacked")
+    (found,) = (folder / "unpacked").rglob("grubnetaa64.efi.signed")
+    (folder / "files").mkdir()
+    shutil.copy(found, folder / "files")
+    return folder / "files"
 
 
 @pytest.fixture(scope="session")

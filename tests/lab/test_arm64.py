@@ -17,7 +17,6 @@ import pytest
 
 from bootnode.addresses import MacAddress
 from bootnode.control import fetch_status
-from bootnode.image.packages import Packages
 from bootnode.lab import Firmware, Lab, LabConfig, NodeVm
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.timeout(400)]
@@ -25,24 +24,10 @@ pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.timeout(400)]
 SERVER = IPv4Interface("172.31.7.1/24")
 MAC = MacAddress.parse("02:ab:cd:00:00:17")
 BOOT_TIMEOUT_S = 180.0
-GRUB_PACKAGE = "grub-efi-arm64-signed"
 UNIFIED_STAGES = "discover offer request ack loader kernel initrd init up"
 GRUB_STAGES = UNIFIED_STAGES.replace("kernel", "script kernel")
 # The double quotes are GRUB's own way of the same.
 ARGUMENTS = {"uki": 'x="a $b;c"', "grub": '"x=a $b;c"'}
-
-
-@pytest.fixture(scope="module")
-def grub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with Debian's GRUB for arm64."""
-    folder = tmp_path_factory.mktemp("grub")
-    with (folder / "log").open("wb") as log:
-        packages = Packages.of("arm64", folder, log=log)
-        packages.unpack(packages.fetch(GRUB_PACKAGE), folder / "unpacked")
-    (found,) = (folder / "unpacked").rglob("grubnetaa64.efi.signed")
-    (folder / "files").mkdir()
-    shutil.copy(found, folder / "files")
-    return folder / "files"
 
 
 @pytest.fixture
