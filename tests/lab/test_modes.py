@@ -138,7 +138,7 @@ KINDS = (
         keys="loader: grub",
         image="failsafe-arm64",
         asks_port_4011=True,
-        # It asks the server that gave the address for grub.cfg, whoever named it (docs/firmware.md).
+        # It asks the server that gave the address for grub.cfg; see docs/firmware.md.
         modes=(FULL, PORT4011, RELAYED),
     ),
 )
