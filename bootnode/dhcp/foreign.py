@@ -33,8 +33,9 @@ from bootnode.dhcp.packet import (
 from bootnode.errors import PacketError
 
 REPEAT_S: Final = 600.0
-"""Seconds after which the same server is named again; one silent for so long is forgotten."""
+"""Seconds after which the same server is named again."""
 SERVERS_MAX: Final = 16
+"""When so many are known, one that was silent for REPEAT_S makes room for a new one."""
 NOTED_MAX: Final = 64
 """Nodes for each server, in REPEAT_S."""
 UNANSWERED_MIN: Final = 4
@@ -190,7 +191,7 @@ class ForeignServers:
         `is_proxy`: another server is to give the addresses here.
         """
         if offer.address != UNSPECIFIED:
-            self._unanswered = 0
+            self.note_answer()
         server = self._enter(offer, now)
         if server is None:
             return self._crowd(now)
@@ -205,6 +206,10 @@ class ForeignServers:
         if is_for_node:
             server.noted.add(offer.mac)
         return News(text=f"{server.last}: {reason}", is_for_log=is_for_log, is_for_node=is_for_node)
+
+    def note_answer(self) -> None:
+        """A client is given an address by another server."""
+        self._unanswered = 0
 
     def ask(self, *, now: float) -> bool:
         """A client asks for the address that another server is to give; whether to say that none
@@ -247,7 +252,7 @@ class ForeignServers:
         if gives and not is_proxy:
             return "two servers of addresses harm a network, turn one off"
         if gives and others:
-            return f"{others[0]} gives addresses too, and two harm a network: turn one off"
+            return f"{others[0]} gives addresses too: turn one off, unless they share their leases"
         return _BOOTS if offer.boots else None
 
     def _crowd(self, now: float) -> News | None:

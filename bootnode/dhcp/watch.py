@@ -117,6 +117,9 @@ class ForeignWatch:
         if choice is not None:
             if choice.server not in self._own_addresses:
                 self._hear(choice)
+            elif self._subnet.is_proxy:
+                # Of a server on this machine, which has our address too, we hear nothing else.
+                self._servers.note_answer()
             return
         is_here = request.giaddr == UNSPECIFIED
         if request.message_type is not MessageType.DISCOVER or not is_here or self._is_asking:
@@ -139,8 +142,13 @@ class ForeignWatch:
                 log.warning("interface=%s offers: %s", self._interface.name, error)
                 return
             offer = read_frame(frame)
-            # Our own, come back through a bridge, are nobody else's.
-            if offer is not None and offer.server_mac != self._interface.mac:
+            # Our own come back through a bridge, and under another MAC by a relay or from another
+            # interface of ours on the same wire.
+            if (
+                offer is not None
+                and offer.server_mac != self._interface.mac
+                and offer.server not in self._own_addresses
+            ):
                 self._hear(offer)
 
     def _hear(self, offer: Offer) -> None:

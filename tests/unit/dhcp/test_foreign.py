@@ -185,7 +185,9 @@ def test_two_servers_of_addresses_are_news_everywhere() -> None:
     assert said(servers, OFFER, 0, is_proxy=True) == "-"
     news = servers.hear(replace(OFFER, server=SECOND), is_proxy=True, now=1)
     assert news is not None
-    assert news.text.endswith("10.77.0.5 gives addresses too, and two harm a network: turn one off")
+    assert news.text.endswith(
+        "10.77.0.5 gives addresses too: turn one off, unless they share their leases"
+    )
     # One that has been silent for long was replaced by the other.
     assert said(servers, OFFER, 1 + foreign.REPEAT_S, is_proxy=True) == "-"
 

@@ -13,6 +13,7 @@ import pytest
 from bootnode.addresses import AddressRange, Interface, MacAddress
 from bootnode.boot.journal import Journal
 from bootnode.config import NetworkSettings
+from bootnode.dhcp import options as opt
 from bootnode.dhcp import watch
 from bootnode.dhcp.foreign import read_frame
 from bootnode.dhcp.leases import LeaseTable
@@ -31,6 +32,7 @@ US = Interface(
     mtu=1500,
 )
 NETWORK = IPv4Network("10.77.0.0/24")
+OUR_OTHER = IPv4Address("10.78.0.1")
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def made(
         interface=US,
         frames=frames,
         subnet=subnet,
-        own_addresses={US.address.ip},
+        own_addresses={US.address.ip, OUR_OTHER},
         is_listed=lambda mac: mac == MAC,
         journal=journal,
         clock=lambda: 1000.0,
@@ -156,6 +158,23 @@ async def test_auto_stands_back(
     assert sum("acts_as=proxy from now on" in line for line in caplog.messages) == 1
 
 
+@pytest.mark.parametrize("dhcp", ["full", "auto"])
+async def test_our_own_offers_by_a_relay_or_another_interface_are_nobody_elses(
+    wire: tuple[socket.socket, socket.socket], dhcp: str
+) -> None:
+    ours, theirs = wire
+    seen, subnet, journal = made(ours, dhcp)
+    subnet.is_proxy = False
+    seen.start()
+    for own in (US.address.ip, OUR_OTHER):
+        theirs.send(frame(offer(opt.SERVER_ID.item(own))))
+    await asyncio.sleep(0.01)
+    seen.close()
+    assert not subnet.is_proxy
+    assert journal.counters["dhcp.foreign_offer"] == 0
+    assert seen.status()["other_servers"] == []
+
+
 async def test_full_does_not_stand_back_and_tells_the_node(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -215,6 +234,19 @@ async def test_clients_that_nobody_answers(
         seen.hear_request(discover)
     assert journal.counters["dhcp.no_other_server"] == 1
     assert [line for line in caplog.messages if "no DHCP server gives them one" in line]
+
+
+async def test_clients_that_a_server_on_this_machine_answers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen, _, _ = made(None, "proxy")
+    times = iter(range(0, 1000, 10))
+    monkeypatch.setattr(seen, "_steady_clock", lambda: float(next(times)))
+    for _ in range(20):
+        seen.hear_request(choice((53, b"\1")))
+        seen.hear_request(choice(*dict([*CHOSEN, (54, US.address.ip.packed)]).items()))
+    assert caplog.messages == []
+    assert seen.status()["other_servers"] == []
 
 
 async def test_an_interface_that_went_down_is_said(caplog: pytest.LogCaptureFixture) -> None:
