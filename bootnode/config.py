@@ -196,7 +196,7 @@ class NetworkSettings(Settings):
         tuple[Annotated[AddressRange, BeforeValidator(_parse_range)], ...],
         BeforeValidator(one_or_many),
     ] = ()
-    """Addresses for nodes without an `ip`, such as `10.77.0.100-10.77.0.199` (full only)."""
+    """Addresses for nodes without an `ip`, such as `10.77.0.100-10.77.0.199` (full and auto)."""
     lease_time: Annotated[
         int,
         BeforeValidator(parse_duration),
@@ -239,9 +239,13 @@ class NetworkSettings(Settings):
         if (self.interface is None) == (self.subnet is None):
             raise ValueError("want `interface`, or `subnet` if only relays lead to it")
         if self.pool and self.dhcp not in ("full", "auto"):
-            raise ValueError(f"a pool goes with `dhcp: full`, not with `dhcp: {self.dhcp}`")
+            raise ValueError(
+                f"a pool goes with `dhcp: full` or `auto`, not with `dhcp: {self.dhcp}`"
+            )
         if "proxy_style" in self.model_fields_set and self.dhcp not in ("proxy", "auto"):
-            raise ValueError(f"proxy_style goes with `dhcp: proxy`, not with `dhcp: {self.dhcp}`")
+            raise ValueError(
+                f"proxy_style goes with `dhcp: proxy` or `auto`, not with `dhcp: {self.dhcp}`"
+            )
         if self.subnet is not None and self.dhcp == "auto":
             raise ValueError(
                 "`dhcp: auto` asks on the wire (want an `interface`, or full or proxy)"

@@ -43,7 +43,7 @@ from bootnode.files import FileRoots, OpenFile
 from bootnode.image.grubserved import GrubFiles
 from bootnode.image.served import CurrentImages, UnifiedImages
 from bootnode.image.store import ImageStore
-from bootnode.networks import Networks, keep_open
+from bootnode.networks import Networks
 from bootnode.nodekeys import NodeKeys
 from bootnode.nodes import Boot, NodeTable, load_site
 from bootnode.notify import notify, reloading, watchdog_interval_s
@@ -188,7 +188,10 @@ class Daemon:
         self._networks.reserve()
         tftp_port = self.config.tftp.port
         tftp = TftpServer(
-            [keep_open(stack, net.tftp_socket(interface, tftp_port)) for _, interface in networks],
+            [
+                net.keep_open(stack, net.tftp_socket(interface, tftp_port))
+                for _, interface in networks
+            ],
             self._open_file,
             self._on_transfer,
         )
@@ -252,10 +255,10 @@ class Daemon:
         )
         addresses = {*(interface.address.ip for _, interface in networks), LOOPBACK}
         sockets = [
-            keep_open(stack, net.http_socket(address, self.config.http.port))
+            net.keep_open(stack, net.http_socket(address, self.config.http.port))
             for address in sorted(addresses)
         ]
-        sockets.append(keep_open(stack, net.unix_socket(self.config.socket)))
+        sockets.append(net.keep_open(stack, net.unix_socket(self.config.socket)))
         stack.callback(self.config.socket.unlink, missing_ok=True)
         runner = web.AppRunner(
             http.app, access_log=None, logger=http.protocol_log, shutdown_timeout=STOP_S

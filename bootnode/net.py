@@ -15,7 +15,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from pathlib import Path
 from typing import TypeAlias
@@ -279,6 +279,12 @@ def _inodes(table: str, port: int) -> Iterable[str]:
             columns = line.split()
             if int(columns[1].rpartition(":")[2], 16) == port:
                 yield columns[9]
+
+
+def keep_open(stack: AsyncExitStack, sock: socket.socket) -> socket.socket:
+    """A socket that is closed with the stack, even if nobody comes to use it."""
+    stack.callback(sock.close)
+    return sock
 
 
 def unicast_socket(interface: Interface) -> socket.socket | None:

@@ -17,7 +17,7 @@ from itertools import product
 from typing import Any
 
 from bootnode import net
-from bootnode.addresses import Interface
+from bootnode.addresses import Interface, MacAddress
 from bootnode.boot.journal import Journal
 from bootnode.boot.plan import Policy, Site
 from bootnode.clock import SteadyClock
@@ -116,7 +116,7 @@ class Networks:
         for mac, address in homeless.items() if self.subnets else ():
             log.error(
                 "mac=%s node=%s its ip %s is this server's own, or in no network with "
-                "`dhcp: full`: mend nodes.yaml",
+                "`dhcp: full` or `auto`: mend nodes.yaml",
                 *(mac, self._policy.name(mac), address),
             )
 
@@ -136,26 +136,29 @@ class Networks:
         lends = settings.dhcp in ("full", "auto")
         arp = net.arp_socket(interface) if lends and settings.probe else None
         server_socket, holder = _server_socket(interface, settings)
-        keep_open(stack, server_socket)
-        watch = self._watch(interface, responder, stack)
-        if settings.dhcp != "off":
+        net.keep_open(stack, server_socket)
+        watch = self._watch(interface, responder, stack) if settings.dhcp != "off" else None
+        if watch is not None:
             self._watches.append((watch, holder))
         yield DhcpServer(
             interface=interface,
             server_socket=server_socket,
             # Never shared: of two boot servers here, only one would hear what is sent to it.
-            pxe_socket=keep_open(stack, net.dhcp_socket(interface, PXE_PORT, is_shared=False)),
-            unicast_socket=keep_open(stack, unicast) if unicast is not None else None,
-            prober=Prober(interface, keep_open(stack, arp)) if arp is not None else None,
-            watch=watch if settings.dhcp != "off" else None,
+            pxe_socket=net.keep_open(stack, net.dhcp_socket(interface, PXE_PORT, is_shared=False)),
+            unicast_socket=net.keep_open(stack, unicast) if unicast is not None else None,
+            prober=Prober(interface, net.keep_open(stack, arp)) if arp is not None else None,
+            watch=watch,
             responder=responder,
-            is_listed=lambda mac: self._policy.table.by_mac(mac) is not None,
+            is_listed=self._is_listed,
             writer=writer,
             journal=self._journal,
             clock=time.time,
             steady_clock=self._clock,
             on_boot=solicitations.boots if solicitations is not None else lambda _mac: None,
         )
+
+    def _is_listed(self, mac: MacAddress) -> bool:
+        return self._policy.table.by_mac(mac) is not None
 
     def _watch(
         self, interface: Interface, responder: Responder, stack: AsyncExitStack
@@ -164,10 +167,10 @@ class Networks:
         frames = net.offer_socket(interface)
         return ForeignWatch(
             interface=interface,
-            frames=keep_open(stack, frames) if frames is not None else None,
+            frames=net.keep_open(stack, frames) if frames is not None else None,
             subnet=responder.local,
             own_addresses=responder.own_addresses,
-            is_listed=lambda mac: self._policy.table.by_mac(mac) is not None,
+            is_listed=self._is_listed,
             journal=self._journal,
             clock=time.time,
             steady_clock=self._clock,
@@ -187,7 +190,7 @@ class Networks:
             return None
         return RouterSolicitationServer(
             interface=interface,
-            frames=keep_open(stack, frames),
+            frames=net.keep_open(stack, frames),
             journal=self._journal,
             clock=time.time,
         )
@@ -199,7 +202,11 @@ class Networks:
         stored: Iterable[Lease],
         interface: Interface | None = None,
     ) -> Subnet:
-        """A subnet with its stored leases; the interface is None where only relays lead."""
+        """A subnet with its stored leases; the interface is None where only relays lead.
+
+        Raises:
+            StartError: its pool is not within it.
+        """
         for pool in settings.pool:
             if not (pool.first in network and pool.last in network):
                 where = f" ({interface.address})" if interface is not None else ""
@@ -237,9 +244,3 @@ def _server_socket(
             raise
     sock = net.dhcp_socket(interface, SERVER_PORT, is_shared=True)
     return sock, net.port_holder(SERVER_PORT, is_udp=True)
-
-
-def keep_open(stack: AsyncExitStack, sock: socket.socket) -> socket.socket:
-    """A socket that is closed with the daemon, even if nobody comes to use it."""
-    stack.callback(sock.close)
-    return sock

@@ -99,7 +99,7 @@ class NodeSettings(Settings):
     boot: Boot | None = None
     """`network` (the default), `local`, or `once`."""
     loader: Loader | None = None
-    """How firmware gets to the kernel: `ipxe` or `uki`; as the image says when absent."""
+    """How firmware gets to the kernel: `ipxe`, `uki` or `grub`; as the image says when absent."""
     boot_file: BootFileName | None = None
     """One file for the firmware to boot, overriding image and loader: a TFTP path or a URL."""
     proxy_style: ProxyStyle | None = None

@@ -423,7 +423,7 @@ class Policy:
     table: NodeTable
     """Replaced as a whole by a reload."""
     loaders: frozenset[str]
-    """The names of LOADERS that can be served."""
+    """The names in LOADER_NAMES that can be served."""
     images: ImageFinder = no_images
     spent: set[tuple[str, str]] = field(default_factory=set)
     """(node, image) of each `boot: once` that was used up."""

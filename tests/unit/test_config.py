@@ -348,7 +348,7 @@ BAD = {
     ),
     "pool without full": (
         "networks: [{interface: tap0, dhcp: proxy, pool: 10.77.0.1-10.77.0.2}]\n",
-        ["1:12: networks[0]: a pool goes with `dhcp: full`, not with `dhcp: proxy`"],
+        ["1:12: networks[0]: a pool goes with `dhcp: full` or `auto`, not with `dhcp: proxy`"],
     ),
     "auto behind relays": (
         NETWORK + "  - {subnet: 10.78.0.0/24, dhcp: auto}\n",
@@ -356,7 +356,7 @@ BAD = {
     ),
     "a proxy style without proxy": (
         "networks: [{interface: tap0, dhcp: full, proxy_style: direct}]\n",
-        ["1:12: networks[0]: proxy_style goes with `dhcp: proxy`, not with `dhcp: full`"],
+        ["1:12: networks[0]: proxy_style goes with `dhcp: proxy` or `auto`, not with `dhcp: full`"],
     ),
     "a proxy style that is none": (
         "networks: [{interface: tap0, dhcp: proxy, proxy_style: '4011'}]\n",
