@@ -1,12 +1,12 @@
 """What must survive a restart: leases and boot-once marks, in one SQLite file.
 
 Rules: a lease is on the disk before its ACK leaves (WAL, synchronous=FULL; many leases share one
-commit). Leases are written one behind the other, and what was written last of an address or of a
-MAC counts: a storm of them fills a few pages, where a table in order would change one for each. Now
-and then what was superseded is removed. A file that SQLite cannot
-make sense of is renamed out of the way and an empty one takes its place: leases come back as the
-clients renew, a daemon that does not start brings nobody back. Every other trouble with the file
-(missing directory, no permission, a newer version's) is a StartError.
+commit). Leases are written one behind the other, and the last word on an address counts: a storm
+fills a few pages, where a table in order would change one for each lease. Now and then superseded
+rows are removed. A file that SQLite cannot make sense of is renamed out of the way and an empty one
+takes its place: leases come back as the clients renew, a daemon that does not start brings nobody
+back. Every other trouble with the file (missing directory, no permission, a newer version's) is a
+StartError.
 
 One thread writes at a time; the daemon gives the store an executor with one worker. Failures of
 `save` and the like are `sqlite3.Error`.
@@ -14,6 +14,7 @@ One thread writes at a time; the daemon gives the store an executor with one wor
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Sequence
 from ipaddress import IPv4Address
@@ -23,6 +24,8 @@ from typing import Final
 from bootnode.addresses import MacAddress
 from bootnode.dhcp.leases import Lease, LeaseState
 from bootnode.errors import StartError
+
+log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 _LEASE_TABLE = """
@@ -60,8 +63,8 @@ _ROW = "(?, ?, ?, ?, ?, ?)"
 ROWS_MAX: Final = 1000
 """Rows of one statement; SQLite takes 32,766 values."""
 SUPERSEDED_MAX = 100_000
-"""Rows written since the last removal of superseded ones, beyond those that were left then; to
-remove so many takes a third of a second, in which leases wait."""
+"""Rows written since superseded ones were removed, beyond those that were left then. To remove so
+many takes a third of a second, in which leases wait."""
 
 
 class LeaseStore:
@@ -72,6 +75,7 @@ class LeaseStore:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self.damage: str | None = None
         """What was wrong with the file and where it is now, if it had to be set aside."""
         try:
@@ -92,7 +96,7 @@ class LeaseStore:
         return leases
 
     def save(self, leases: Sequence[Lease], *, clock_offset_s: float = 0.0) -> None:
-        """Store leases in one transaction; each supersedes what its address or MAC had before.
+        """Store leases in one transaction; each supersedes what was said of its address before.
 
         `clock_offset_s` leads from the clock of the leases to the one that counts after a restart.
         """
@@ -103,9 +107,16 @@ class LeaseStore:
                 self._insert(leases[at : at + ROWS_MAX], clock_offset_s)
         self._written += len(leases)
         if self._written > self._left + SUPERSEDED_MAX:
+            self._remove_superseded()
+
+    def _remove_superseded(self) -> None:
+        self._written = 0
+        try:
             self._connection.execute(_COMPACT)
             (self._left,) = self._connection.execute("SELECT count(*) FROM lease").fetchone()
-            self._written = 0
+        except sqlite3.Error as error:
+            # What was to be stored is stored; the file goes on growing until the next time.
+            log.warning("%s: superseded leases stay in it for now: %s", self._path, error)
 
     def _insert(self, leases: Sequence[Lease], clock_offset_s: float) -> None:
         values: list[object] = []
@@ -199,30 +210,24 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> list[Lease]:
 
 
 def _read_leases(connection: sqlite3.Connection) -> list[Lease]:
+    """The last word on each address, in the order in which they were written."""
     rows = connection.execute(
         "SELECT address, mac, state, expires_s, client_id, hostname FROM lease ORDER BY number"
     )
-    by_address: dict[str, tuple[str, LeaseState, float, bytes | None, str]] = {}
-    address_of: dict[str, str] = {}
-    for address, mac, state_name, *rest in rows:
-        state = LeaseState(state_name)
-        # Whoever declined an address gets another one: a quarantine is not the client's lease.
-        if state is not LeaseState.DECLINED:
-            former = by_address.get(address_of.get(mac, ""))
-            if former is not None and former[0] == mac and former[1] is not LeaseState.DECLINED:
-                del by_address[address_of[mac]]
-            address_of[mac] = address
-        by_address[address] = (mac, state, *rest)
+    last: dict[str, tuple[str, str, float, bytes | None, str]] = {}
+    for address, *rest in rows:
+        last.pop(address, None)
+        last[address] = tuple(rest)
     return [
         Lease(
             address=IPv4Address(address),
             mac=MacAddress(bytes.fromhex(mac.replace(":", ""))),
-            state=state,
+            state=LeaseState(state),
             expires_s=expires_s,
             client_id=client_id,
             hostname=hostname,
         )
-        for address, (mac, state, expires_s, client_id, hostname) in by_address.items()
+        for address, (mac, state, expires_s, client_id, hostname) in last.items()
     ]
 
 

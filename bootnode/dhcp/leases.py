@@ -126,23 +126,26 @@ class LeaseTable:
         self._rebuild()
 
     def restore(self, leases: Iterable[Lease], *, now: float, lease_time_s: float) -> None:
-        """Take up stored leases; offers and other subnets' leases are passed over.
+        """Take up stored leases, the one written last at the end; offers and other subnets' leases
+        are passed over.
 
-        None is held longer than one granted now would be, so that leases which were written while
+        Of several leases of one client the last one counts. None is held longer than one granted now would be, so that leases which were written while
         the clock ran ahead, or are read while it lags behind, come to an end.
         """
         longest = {LeaseState.DECLINED: self._quarantine_s, LeaseState.BOUND: lease_time_s}
-        ours = [lease for lease in leases if lease.address in self._subnet]
-        for lease in sorted(ours, key=lambda lease: lease.expires_s):
-            if lease.state is LeaseState.OFFERED:
+        declined: list[Lease] = []
+        for lease in leases:
+            if lease.address not in self._subnet or lease.state is LeaseState.OFFERED:
                 continue
             until = now + longest.get(lease.state, 0.0)
             if until < lease.expires_s < inf:
-                lease = replace(lease, expires_s=until)  # the same lease, cut short
+                lease = replace(lease, expires_s=until)  # cut short
             if lease.state is LeaseState.DECLINED:
-                self._quarantine(lease)
+                declined.append(lease)
             else:
                 self._store(lease)
+        for lease in sorted(declined, key=lambda lease: lease.expires_s):
+            self._quarantine(lease)
         self._rebuild()
 
     def reserve(

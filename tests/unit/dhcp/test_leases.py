@@ -407,6 +407,16 @@ def test_restored_leases_are_in_force() -> None:
     assert "in quarantine" in refused(commit(after, mac(5), addresses[3]))
 
 
+def test_of_several_stored_leases_of_a_client_the_last_counts() -> None:
+    after = table(100, 109)
+    older, newer = (
+        Lease(address=ip(octet), mac=mac(1), state=LeaseState.BOUND, expires_s=end)
+        for octet, end in ((100, inf), (101, NOW + 10))
+    )
+    restore(after, [older, newer])
+    assert list(after) == [newer]
+
+
 def test_leases_that_a_new_pool_leaves_out_are_not_renewed() -> None:
     before = table(100, 109)
     bind(before, mac(1))
