@@ -59,6 +59,11 @@ def end_lease(path: Path, address: IPv4Address) -> bool:
     response, body = _ask(path, "POST", f"/api/leases/{address}/release")
     if response.status == 404:
         return False
+    if response.status == 507:
+        raise BootnodeError(
+            f"{address} is released for now, but that could not be written to disk, and after a "
+            "restart the lease is back: see bootnoded's log, make room, and release it again"
+        )
     _expect(path, response, body, what="that it has")
     return True
 

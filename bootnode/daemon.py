@@ -339,14 +339,19 @@ class Daemon:
         return {"now": time.time(), "leases": lines}
 
     async def _end_lease(self, address: IPv4Address) -> bool:
-        """End a lease by an administrator's word; returns when that is on disk."""
+        """End a lease by an administrator's word; returns when that is on disk.
+
+        Raises:
+            web.HTTPInsufficientStorage: it could not be written.
+        """
         lease = self._book.release(address, now=self._clock())
         if lease is None:
             return False
         log.info("address=%s mac=%s released by command", address, lease.mac)
         stored = asyncio.get_running_loop().create_future()
         self._writer.store(lease, stored.set_result)
-        await stored
+        if not await stored:
+            raise web.HTTPInsufficientStorage
         return True
 
     def _on_delivered(self, mac: MacAddress) -> None:
@@ -432,7 +437,7 @@ def _settle() -> None:
     gc.freeze()
     # What comes later, the journal of each node above all, is looked through as a whole only once
     # it has grown beyond all measure; what is young, and so may be garbage, as often as ever.
-    gc.set_threshold(2000, 10, 5000)
+    gc.set_threshold(1000, 5, 10000)
     # As long may the thread that stores leases have to wait for the interpreter, each time.
     sys.setswitchinterval(SWITCH_S)
 
