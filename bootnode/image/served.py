@@ -9,10 +9,9 @@ that it was told of by DHCP, for firmware asks for the size first.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from ipaddress import IPv4Address
 from typing import Final
 from zlib import crc32
@@ -55,24 +54,18 @@ class CurrentImages:
     def __init__(self, store: ImageStore, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
-        # By the names that the node table has: the link, what it led to, and when that was read.
-        self._found: dict[str, tuple[str, ImageFiles, float]] = {}
+        # By the names that the node table has: what was found, and when.
+        self._found: dict[str, tuple[ImageFiles | str, float]] = {}
 
     def __call__(self, name: str) -> ImageFiles | str:
         """The current version of an image, or a sentence that says why there is none."""
         now = self._clock()
-        if name in self._found:
-            link, files, at = self._found[name]
-            if now - at < LOOK_S:
-                return files
-            with suppress(OSError):
-                if os.readlink(link).rpartition("/")[2] == files.version:
-                    self._found[name] = (link, files, now)
-                    return files
-            del self._found[name]
-        found = current_files(self._store, name)
-        if isinstance(found, ImageFiles):
-            self._found[name] = (str(self._store.current_link(name)), found, now)
+        found, at = self._found.get(name, ("", -LOOK_S))
+        if now - at < LOOK_S:
+            return found
+        if isinstance(found, str) or self._store.current_name(name) != found.version:
+            found = current_files(self._store, name)
+        self._found[name] = (found, now)
         return found
 
 

@@ -216,7 +216,7 @@ def test_images_as_decisions_need_them(bench: Bench) -> None:
 
 
 def test_a_new_version_is_found_soon_and_each_one_read_once(bench: Bench) -> None:
-    times = iter((0.0, 0.2, 0.4, 0.45, 0.6, 0.7))
+    times = iter((0.0, 0.05, 0.2, 0.25, 0.4, 0.5))
     find = CurrentImages(bench.store, lambda: next(times))
     first = find("failsafe")
     assert isinstance(first, ImageFiles)
