@@ -5,7 +5,7 @@ RFC 2132 and 3046; the order is what firmware has been seen to want. Rules:
 - Message type first, relay agent information last, END always there, no option split in two, no PAD
   between options but one: behind option 60 of an HTTP client.
 - What all clients of a kind are told is written once, as a `Template`; what is each client's own is
-  filled in: its host name, and what it said of itself and hears again.
+  filled in: its host name, its boot file, and what it said of itself and hears again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _OWN: Final = tuple(
         (
             option.code
             for option in (
-                *(known.HOST_NAME, known.MACHINE_UUID),
+                *(known.HOST_NAME, known.MACHINE_UUID, known.BOOT_FILE),
                 *(known.CLIENT_ID, known.RELAY_AGENT_INFO),
             )
         ),

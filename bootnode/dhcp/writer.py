@@ -30,7 +30,7 @@ from bootnode.dhcp.subnet import Subnet
 
 TEMPLATES_MAX: Final = 1024
 """Kinds of replies that are kept ready; with ten networks of BIOS and UEFI nodes there are some
-hundred, and one more for each boot file and each set of options that single nodes have."""
+hundred, and one more for each set of options that nodes have and each lease time they ask for."""
 REASON_MAX: Final = 200
 """Characters of a NAK's reason."""
 _PXELINUX_CODES: Final = frozenset(range(208, 212))
@@ -69,10 +69,12 @@ class ReplyWriter:
             subnet,
             client.speaker,
             client.has_length_bug,
-            boot.name if isinstance(boot, BootFile) else None,
+            is_boot,
             tuple(node.options.items()) if node is not None else (),
         )
         own = self._echoed_uuid(client, request) if is_boot else {}
+        if isinstance(boot, BootFile) and boot.name:
+            own[opt.BOOT_FILE.code] = opt.BOOT_FILE.serialize(boot.name)
         name = self._host_name(client.mac)
         if name is not None and opt.HOST_NAME.code not in template.shared:
             own[opt.HOST_NAME.code] = name
@@ -132,7 +134,9 @@ class ReplyWriter:
         # Ourselves, also behind a relay that wants to be named (RFC 5107): iPXE asks port 4011 of
         # the server identifier, and takes an ACK from nobody else.
         options = dict([opt.MESSAGE_TYPE.item(message_type), opt.SERVER_ID.item(self._address)])
-        options |= self._boot_options(client.speaker, client.has_length_bug, boot.name)
+        options |= self._boot_options(client.speaker, client.has_length_bug)
+        if boot.name:
+            options[opt.BOOT_FILE.code] = opt.BOOT_FILE.serialize(boot.name)
         options |= self._echoed_uuid(client, request)
         own = self._own_options(client, subnet)
         options.update({code: own[code] for code in _PXELINUX_CODES & own.keys()})
@@ -161,14 +165,14 @@ class ReplyWriter:
         subnet: Subnet,
         speaker: Speaker,
         has_length_bug: bool,
-        boot_file: str | None,
+        is_boot: bool,
         node_options: tuple[tuple[int, bytes], ...],
     ) -> Template:
         """What all clients of a kind are told beside their address."""
         options = lease_options(message_type, server_id, lease_time_s)
         options |= subnet.options_for(speaker, dict(node_options))
-        if boot_file is not None:
-            options |= self._boot_options(speaker, has_length_bug, boot_file)
+        if is_boot:
+            options |= self._boot_options(speaker, has_length_bug)
         return Template(options)
 
     def _own_options(self, client: Client, subnet: Subnet) -> dict[int, bytes]:
@@ -185,13 +189,9 @@ class ReplyWriter:
         node = self._policy.table.by_mac(mac)
         return node.name.encode() if node is not None else None
 
-    def _boot_options(
-        self, speaker: Speaker, has_length_bug: bool, boot_file: str
-    ) -> dict[int, bytes]:
-        """The boot parameters as this kind of client reads them."""
+    def _boot_options(self, speaker: Speaker, has_length_bug: bool) -> dict[int, bytes]:
+        """What goes beside the boot file for this kind of client."""
         options = {**self._speaker_options[speaker]}
-        if boot_file:
-            options[opt.BOOT_FILE.code] = opt.BOOT_FILE.serialize(boot_file)
         if has_length_bug:
             options[opt.VENDOR_ENCAPSULATED.code] = pxe.RASPBERRY_PI_3_MENU
         return options

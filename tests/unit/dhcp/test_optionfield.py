@@ -10,7 +10,7 @@ from bootnode.dhcp.optionfield import Template, options_size, serialize_options
 
 VALUES = st.binary(min_size=1, max_size=20)
 SHARED = st.dictionaries(st.integers(1, 254).filter(lambda code: code not in {52, 61, 82}), VALUES)
-OWN = st.dictionaries(st.sampled_from((12, 61, 82, 97)), VALUES)
+OWN = st.dictionaries(st.sampled_from((12, 61, 67, 82, 97)), VALUES)
 
 
 def test_the_order_that_firmware_wants() -> None:

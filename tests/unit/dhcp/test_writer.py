@@ -89,6 +89,13 @@ def test_a_kind_of_clients_shares_a_template_and_each_keeps_its_own(
     assert shared[0][opt.DOMAIN_NAME.code] == b"example.net"
 
 
+def test_a_thousand_boot_files_are_one_template(writer: ReplyWriter, subnet: Subnet) -> None:
+    names = [f"http://10.77.0.1/boot/{number}.ipxe" for number in range(50)]
+    told = [lend(writer, subnet, request(0), BootFile(name=name)) for name in names]
+    assert [each.get(opt.BOOT_FILE) for each in told] == names
+    assert writer._template.cache_info().misses == 1
+
+
 def test_a_reply_follows_the_table_and_the_decision(
     writer: ReplyWriter, policy: Policy, subnet: Subnet
 ) -> None:
