@@ -382,6 +382,7 @@ def measure_latency(start: Started, rate: int, seconds: float) -> None:
     """How long answers take beside downloads, after how long a start, with how much memory."""
     with _started(start) as (wire, process, start_s):
         print(f"start with {NODES} nodes and {LEASES} leases: {start_s:.2f} s")
+        load(wire, rate, 2, NODES)  # a daemon that has just started has its caches to fill
         alone = load(wire, rate, seconds, NODES)
         with downloads(wire):
             time.sleep(1)
