@@ -11,7 +11,7 @@ An operating system's DISCOVER never begins one.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -138,8 +138,11 @@ class Note:
 class Record:
     """What is remembered of one hardware address."""
 
-    boots: deque[Boot] = field(default_factory=lambda: deque(maxlen=BOOTS_KEPT))
-    notes: deque[Note] = field(default_factory=lambda: deque(maxlen=NOTES_KEPT))
+    # Lists, for an empty deque takes ten times their memory.
+    boots: list[Boot] = field(default_factory=list)
+    """The last BOOTS_KEPT, the latest at the end."""
+    notes: list[Note] = field(default_factory=list)
+    """The last NOTES_KEPT, the latest at the end."""
     address: IPv4Address | None = None
     """The address it was last seen with."""
     last_seen: float = 0.0
@@ -149,6 +152,17 @@ class Record:
     def boot(self) -> Boot | None:
         """The boot under way, or the last one."""
         return self.boots[-1] if self.boots else None
+
+    def begin(self, now: float) -> Boot:
+        """Another boot."""
+        self.boots.append(Boot(began=now))
+        del self.boots[:-BOOTS_KEPT]
+        return self.boots[-1]
+
+    def note(self, note: Note) -> None:
+        """One more thing worth knowing."""
+        self.notes.append(note)
+        del self.notes[:-NOTES_KEPT]
 
 
 @dataclass(slots=True)
@@ -179,8 +193,7 @@ class Journal:
             return
         boot = record.boot
         if boot is None or boot.is_over_for(speaker, now):
-            boot = Boot(began=now)
-            record.boots.append(boot)
+            boot = record.begin(now)
         boot.discover(speaker, now)
 
     def reach(self, mac: MacAddress, stage: Stage, *, now: float, detail: str = "") -> None:
@@ -190,7 +203,7 @@ class Journal:
         """
         record = self._touch(mac, now)
         if record.boot is None:
-            record.boots.append(Boot(began=now))
+            record.begin(now)
         boot = record.boots[-1]
         boot.reach(stage, detail[:REPORT_MAX], now)
 
@@ -218,7 +231,7 @@ class Journal:
 
     def note(self, mac: MacAddress, text: str, *, now: float) -> None:
         """Remember something that is no stage, such as an aborted transfer."""
-        self._touch(mac, now).notes.append(Note(time=now, text=text[:REPORT_MAX]))
+        self._touch(mac, now).note(Note(time=now, text=text[:REPORT_MAX]))
 
     def locate(self, mac: MacAddress, address: IPv4Address, *, now: float) -> None:
         """The node was seen with this address."""

@@ -129,8 +129,9 @@ class LeaseTable:
         """Take up stored leases, the one written last at the end; offers and other subnets' leases
         are passed over.
 
-        Of several leases of one client the last one counts. None is held longer than one granted now would be, so that leases which were written while
-        the clock ran ahead, or are read while it lags behind, come to an end.
+        Of several leases of one client the last one counts. None is held longer than one granted
+        now would be, so that leases which were written while the clock ran ahead, or are read while
+        it lags behind, come to an end.
         """
         longest = {LeaseState.DECLINED: self._quarantine_s, LeaseState.BOUND: lease_time_s}
         declined: list[Lease] = []
