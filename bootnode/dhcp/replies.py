@@ -52,6 +52,8 @@ class Reply:
     """Why a client that wants to boot is told of no boot file."""
     untried: IPv4Address | None = None
     """The address on offer, if it was never lent: to be tried for another machine first."""
+    is_proxy: bool = False
+    """Whether another server gives the addresses in the client's subnet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,8 @@ class Ignored:
     """A lease that the message changed, to be stored."""
     topic: str = ""
     """What many such messages are counted as together; empty for what happens one by one."""
+    is_proxy: bool = False
+    """As in Reply; false too when no subnet was found for the client."""
 
 
 def kept_address(message_type: MessageType, request: Packet) -> IPv4Address:

@@ -95,8 +95,14 @@ class Responder:
         subnet = self._subnet_of(request, arrival, client)
         if isinstance(subnet, Ignored):
             return subnet
-        if subnet.is_proxy and not subnet.keeps(request, mac, now=now):
-            return self._proxy(request, client, subnet)
+        if subnet.is_proxy:
+            keeps = subnet.keeps(request, mac, now=now)
+            outcome = (
+                self._full(request, arrival, client, subnet, now)
+                if keeps
+                else self._proxy(request, client, subnet)
+            )
+            return replace(outcome, is_proxy=True)
         if subnet.settings.dhcp == "off":
             return Ignored(reason="DHCP is off on this network", client=client)
         return self._full(request, arrival, client, subnet, now)
@@ -347,7 +353,7 @@ class Responder:
             return Ignored(reason=reason, client=client, topic="port_4011_refused")
         boot = self._policy.boot_file(client, self._site)
         if not isinstance(boot, BootFile):
-            return Ignored(reason=boot.reason, client=client)
+            return Ignored(reason=boot.reason, client=client, is_proxy=subnet.is_proxy)
         packet = self._writer.boot(MessageType.ACK, request, client, boot, subnet)
         return Reply(
             packet=with_boot_item(packet, request),
@@ -358,6 +364,7 @@ class Responder:
             mac=client.mac,
             client=client,
             is_from_pxe_port=True,
+            is_proxy=subnet.is_proxy,
         )
 
     # Both

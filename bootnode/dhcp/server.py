@@ -151,10 +151,6 @@ class DhcpServer:
         self._packet_lines = Throttle(self._summarize, lines_max=LINES_MAX)
         self._strangers = Throttle(lines_max=STRANGERS_MAX)
 
-    @property
-    def _is_proxy(self) -> bool:
-        return self._responder.local.is_proxy
-
     def start(self) -> None:
         """Begin to read; needs a running event loop."""
         loop = asyncio.get_running_loop()
@@ -217,7 +213,7 @@ class DhcpServer:
             self._journal.count("dhcp.error")
             log.exception("mac=%s xid=%08x could not be handled", request.mac, request.xid)
             return
-        if self._watch is not None and (self._is_proxy or isinstance(outcome, Ignored)):
+        if self._watch is not None and (outcome.is_proxy or isinstance(outcome, Ignored)):
             self._watch.hear_request(request)
         if (
             isinstance(outcome, Ignored)
@@ -345,7 +341,7 @@ class DhcpServer:
             self._follow_request(request, outcome, mac, now)
         if isinstance(outcome, Reply):
             self._follow_reply(outcome, name, now)
-        elif client.boots and (client.is_circling or not self._is_proxy):
+        elif client.boots and (client.is_circling or not outcome.is_proxy):
             self._journal.note(mac, f"{name} ignored: {outcome.reason}", now=now)
 
     def _is_told(self, outcome: Reply | Ignored, client: Client, name: str) -> bool:
@@ -368,10 +364,10 @@ class DhcpServer:
     ) -> None:
         """A REQUEST is progress if it is answered; in proxy mode the other server answers."""
         boots = outcome.client is not None and outcome.client.boots
-        if boots and (self._is_proxy or isinstance(outcome, Reply)):
+        if boots and (outcome.is_proxy or isinstance(outcome, Reply)):
             self._journal.reach(mac, Stage.REQUEST, now=now)
         address = request.requested_address or request.ciaddr
-        if self._is_proxy and address != UNSPECIFIED:
+        if outcome.is_proxy and address != UNSPECIFIED:
             # The only word that we hear of the address which the other server gave.
             self._journal.locate(mac, address, now=now)
 

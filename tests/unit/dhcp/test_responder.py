@@ -1034,6 +1034,30 @@ def test_a_subnet_behind_a_relay() -> None:
     assert described(moved) == NAK.format(text=f"{address} is not an address of this network")
 
 
+@pytest.mark.parametrize("near", ["full", "proxy", "off"])
+@pytest.mark.parametrize("far", ["full", "proxy"])
+def test_an_outcome_is_of_the_mode_of_the_clients_subnet(
+    near: Literal["full", "proxy", "off"], far: Literal["full", "proxy"]
+) -> None:
+    behind = NetworkSettings.model_validate({"subnet": "10.78.0.0/24", "dhcp": far})
+    served = responder(node(MAC), network=settings(near), remote=[behind])
+    for kind_ in (MessageType.DISCOVER, MessageType.REQUEST):
+        asked = message(MAC, kind(kind_))
+        here = served.handle(asked, broadcast(), now=NOW)
+        there = served.handle(replace(asked, giaddr=FAR_RELAY), FROM_FAR, now=NOW)
+        assert (here.is_proxy, there.is_proxy) == (near == "proxy", far == "proxy")
+
+
+def test_a_question_to_port_4011_is_of_the_mode_of_the_clients_subnet(capture: Capture) -> None:
+    asked = capture("edk2_port4011_request")
+    behind = NetworkSettings.model_validate({"subnet": "10.78.0.0/24", "dhcp": "proxy"})
+    for table in ((), (node(mac_of(asked)),)):
+        served = responder(*table, remote=[behind])
+        for source, is_proxy in (("10.77.0.50", False), ("10.78.0.50", True)):
+            outcome = served.handle(asked, unicast(source, 4011, port=4011), now=NOW)
+            assert outcome.is_proxy is is_proxy
+
+
 def test_one_client_has_a_lease_in_each_subnet() -> None:
     served = responder(node(MAC, ip=None), remote=[FAR])
     discover = message(MAC, kind(MessageType.DISCOVER))

@@ -1,21 +1,39 @@
-"""Storing leases before their ACKs leave; the sockets are tested in tests/e2e."""
+"""Storing leases before their ACKs leave, and what the journal hears; sockets: see tests/e2e."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address
+from typing import Literal
 
 import pytest
 
-from bootnode.addresses import MacAddress
+from bootnode.addresses import Interface, MacAddress
+from bootnode.boot.journal import Journal
+from bootnode.config import NetworkSettings
 from bootnode.dhcp import server
 from bootnode.dhcp.leases import Lease, LeaseState
-from bootnode.dhcp.server import LeaseWriter
+from bootnode.dhcp.options import MessageType
+from bootnode.dhcp.server import DhcpServer, LeaseWriter
+from tests.unit.dhcp.test_responder import (
+    FAR_RELAY,
+    FROM_FAR,
+    NOW,
+    Capture,
+    asks_for,
+    kind,
+    mac_of,
+    node,
+    responder,
+    settings,
+)
 
 
 def lease(number: int) -> Lease:
@@ -119,3 +137,67 @@ async def test_what_waits_for_the_disk_is_bounded(
         await asyncio.sleep(0)
     assert stored == [False, True, True]
     assert "mac=52:54:00:00:00:03 not stored: 2 leases wait for the disk" in caplog.messages
+
+
+# What the journal hears
+
+US = Interface(
+    name="tap0",
+    index=1,
+    mac=MacAddress.parse("02:00:00:00:00:01"),
+    address=IPv4Interface("10.77.0.1/24"),
+    link_local=IPv6Address("fe80::1"),
+    mtu=1500,
+)
+
+
+@pytest.mark.parametrize(
+    ("near", "far", "told"),
+    [
+        # Where another server gives the addresses, a client's word is all there is of them ...
+        ("full", "proxy", (True, "10.78.0.60", [])),
+        # ... and where we do, it counts for nothing.
+        ("proxy", "full", (False, None, ["request ignored: we know nothing of its lease"])),
+    ],
+)
+def test_the_journal_hears_of_a_relayed_client_by_the_mode_of_its_own_subnet(
+    near: Literal["full", "proxy"],
+    far: str,
+    told: tuple[bool, str | None, list[str]],
+    capture: Capture,
+) -> None:
+    discover = replace(capture("dell_uefi_x64_pxe_discover"), giaddr=FAR_RELAY)
+    mac, journal = mac_of(discover), Journal()
+    behind = NetworkSettings.model_validate(
+        {"subnet": "10.78.0.0/24", "dhcp": far, "authoritative": False}
+    )
+    served = responder(node(mac, ip=None), network=settings(near), remote=[behind])
+    request = replace(
+        discover,
+        options={
+            **discover.options,
+            **dict([kind(MessageType.REQUEST), asks_for("10.78.0.60")]),
+        },
+    )
+    with ThreadPoolExecutor(1) as executor, socket.socket() as unused:
+        dhcp = DhcpServer(
+            interface=US,
+            server_socket=unused,
+            pxe_socket=unused,
+            unicast_socket=None,
+            prober=None,
+            watch=None,
+            responder=served,
+            is_listed=lambda _mac: True,
+            writer=LeaseWriter(lambda _leases: None, executor),
+            journal=journal,
+            clock=lambda: NOW,
+            steady_clock=lambda: NOW,
+            on_boot=lambda _mac: None,
+        )
+        dhcp._follow(request, served.handle(request, FROM_FAR, now=NOW), NOW)
+    record = journal.get(mac)
+    assert record is not None
+    notes = [note.text.partition(" on ")[0] for note in record.notes]
+    address = str(record.address) if record.address is not None else None
+    assert (record.boot is not None, address, notes) == told
