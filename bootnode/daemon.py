@@ -128,6 +128,7 @@ class Daemon:
         self._roots = file_roots(self.config)
         self._images = ImageStore(self.config.images)
         self.policy = Policy(table=table, loaders=frozenset(), images=CurrentImages(self._images))
+        self.journal.on_further = self.policy.chains.forget
         self._unified = UnifiedImages(
             policy=self.policy,
             journal=self.journal,

@@ -6,9 +6,10 @@ no better, or never starts, the same question comes again, for ever. Rules:
 - What counts is a new question: another xid, or a DISCOVER after the REQUEST before. A client that
   only repeats itself is told the same again.
 - A client comes back "the same" if it would be sent the same file, within WINDOW_S of the last
-  time.
-- After CHAINS_MAX times it is sent nothing; WINDOW_S after the last time it is tried anew, as the
+  time. The file is told by the end of its path: each of our addresses makes another URL of it.
+- After CHAINS_MAX times it is sent nothing; REST_S after the last time it is tried anew, as the
   file may have been mended meanwhile.
+- Who is seen to get on, as by its boot script, is forgotten: see `forget`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from bootnode.addresses import MacAddress
 
 CHAINS_MAX: Final = 2
 """Times that a client is sent the same boot program before that counts as a circle."""
-WINDOW_S: Final = 60.0
-"""Seconds within which it has to be back for that; a machine that starts anew takes longer."""
+WINDOW_S: Final = 20.0
+"""Seconds within which it has to be back for that: iPXE waits 15 s for its link, the rest takes 2.
+A virtual machine may start anew as quickly, but not if what it was sent has got to run first."""
+REST_S: Final = 60.0
+"""Seconds after the last time in which it is sent nothing once that was a circle."""
 MACS_MAX: Final = 1024
 """Clients remembered; beyond that the one whose circle began first is forgotten."""
 
@@ -31,7 +35,7 @@ MACS_MAX: Final = 1024
 class _Chain:
     """What one client was sent, and in which conversation."""
 
-    name: str
+    file: str
     xid: int
     sent: float
     times: int = 1
@@ -47,6 +51,10 @@ class _Chain:
             return xid != self.xid or self.is_requested
         return xid != self.xid and self.is_requested
 
+    def is_over(self, now: float) -> bool:
+        """Whether coming back so late is coming back for another reason."""
+        return now - self.sent > (REST_S if self.is_stopped else WINDOW_S)
+
 
 @dataclass(slots=True)
 class ChainLoads:
@@ -54,19 +62,17 @@ class ChainLoads:
 
     _chains: OrderedDict[MacAddress, _Chain] = field(default_factory=OrderedDict)
 
-    def __len__(self) -> int:
-        return len(self._chains)
-
     def is_circle(
         self, mac: MacAddress, name: str, *, xid: int, is_discover: bool, now: float
     ) -> bool:
         """Whether to send this client this boot program would send it in circles.
 
-        Called for each of its messages; every message of one conversation gets the same answer.
+        Called for each message that is answered; every one of a conversation gets the same answer.
         """
+        file = name.rpartition("/")[2]
         chain = self._chains.get(mac)
-        if chain is None or chain.name != name or now - chain.sent > WINDOW_S:
-            chain = self._chains[mac] = _Chain(name=name, xid=xid, sent=now)
+        if chain is None or chain.file != file or chain.is_over(now):
+            chain = self._chains[mac] = _Chain(file=file, xid=xid, sent=now)
             self._chains.move_to_end(mac)
             if len(self._chains) > MACS_MAX:
                 self._chains.popitem(last=False)
@@ -77,6 +83,12 @@ class ChainLoads:
                 chain.times, chain.sent = chain.times + 1, now
         chain.is_requested |= not is_discover
         return chain.is_stopped
+
+    def hear_request(self, mac: MacAddress) -> None:
+        """A REQUEST that another server answers: what comes next is another conversation."""
+        chain = self._chains.get(mac)
+        if chain is not None:
+            chain.is_requested = True
 
     def forget(self, mac: MacAddress) -> None:
         """This client got on."""

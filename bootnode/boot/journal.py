@@ -12,7 +12,7 @@ An operating system's DISCOVER never begins one.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -171,6 +171,8 @@ class Journal:
 
     counters: Counter[str] = field(default_factory=Counter)
     """How often each thing happened, by a dotted name such as `dhcp.malformed`."""
+    on_further: Callable[[MacAddress], None] = lambda _mac: None
+    """Called when a node is past its loader: it runs what it was sent."""
     _records: OrderedDict[MacAddress, Record] = field(default_factory=OrderedDict)
     _by_address: dict[IPv4Address, MacAddress] = field(default_factory=dict)
     """The node of each address that a record has; no two records have the same."""
@@ -206,6 +208,8 @@ class Journal:
             record.begin(now)
         boot = record.boots[-1]
         boot.reach(stage, detail[:REPORT_MAX], now)
+        if ORDER[stage] > ORDER[Stage.LOADER]:
+            self.on_further(mac)
 
     def use_image(self, mac: MacAddress, image: str) -> None:
         """The boot under way was given this image, as `name/version`; "" is the local disk."""

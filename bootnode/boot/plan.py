@@ -228,6 +228,7 @@ def boots_locally(node: Node, *, is_spent: bool) -> bool:
 
 # A loader by its file name: ipxe.efi, undionly.kpxe, ipxe-arm64.efi; not menu.ipxe.
 _IPXE_BINARY = re.compile(r"(ipxe|undionly|snponly)[^/]*\.(efi|k*pxe|0|lkrn)", re.IGNORECASE)
+_PROGRAM = re.compile(r"\.(efi|k*pxe|0|lkrn)$", re.IGNORECASE)
 
 
 def _is_past_boot_file(node: Node) -> bool:
@@ -251,6 +252,18 @@ def _for_ipxe(client: Client, site: Site, loaders: Collection[str]) -> BootFile 
             return NoBoot(reason="this iPXE was built without TFTP and HTTP: it can fetch nothing")
         return BootFile(name=f"{site.url}/loaders/{loader.name}")
     return BootFile(name=f"tftp://{site.address}/{loader.name}")
+
+
+# Programs that are no iPXE, whatever they are told to load next.
+_NO_IPXE = re.compile(r"l?pxelinux|syslinux|grub|core\.|shim|wdsnbp|bootmgfw", re.IGNORECASE)
+
+
+def _may_circle(boot: BootFile, node: Node, script_url: str) -> bool:
+    """Whether an iPXE that loads this may come back as it was: it may itself be an iPXE."""
+    if boot.name != node.boot_file:
+        return boot.name != script_url
+    file = boot.name.rpartition("/")[2]
+    return bool(_PROGRAM.search(file)) and not _NO_IPXE.match(file)
 
 
 def circle_reason(boot: BootFile, node: Node) -> str:
@@ -433,7 +446,7 @@ class Policy:
     def boot_file(self, client: Client, site: Site) -> BootFile | NoBoot:
         """The boot file for this client; see `decide_boot`."""
         node = self.table.to_boot(client.mac)
-        boot = decide_boot(
+        return decide_boot(
             client,
             node,
             site,
@@ -441,25 +454,24 @@ class Policy:
             images=self.images,
             is_spent=node is not None and self.is_spent(node),
         )
-        if client.is_circling and isinstance(boot, BootFile) and node is not None:
-            return NoBoot(reason=circle_reason(boot, node))
-        return boot
 
     def follow_chain(
         self, client: Client, site: Site, *, xid: int, is_discover: bool, now: float
-    ) -> Client:
-        """An iPXE as it is, or marked because what it is told to load sends it in circles.
+    ) -> tuple[Client, BootFile | NoBoot]:
+        """The boot file for an answer, and the client: marked if that file sends it in circles.
 
-        To be asked once for each of its messages.
+        To be asked once for each message that is answered.
         """
-        boot = self.boot_file(client, site)
-        if not isinstance(boot, BootFile) or boot.name == site.script_url(client.mac):
-            self.chains.forget(client.mac)
-            return client
-        is_circling = self.chains.is_circle(
-            client.mac, boot.name, xid=xid, is_discover=is_discover, now=now
-        )
-        return replace(client, is_circling=True) if is_circling else client
+        boot, mac = self.boot_file(client, site), client.mac
+        node = self.table.to_boot(mac)
+        if client.speaker is not Speaker.IPXE or node is None:
+            return client, boot
+        if isinstance(boot, NoBoot) or not _may_circle(boot, node, site.script_url(mac)):
+            self.chains.forget(mac)
+            return client, boot
+        if not self.chains.is_circle(mac, boot.name, xid=xid, is_discover=is_discover, now=now):
+            return client, boot
+        return replace(client, is_circling=True), NoBoot(reason=circle_reason(boot, node))
 
     def is_spent(self, node: Node) -> bool:
         """Whether this node's `boot: once` was used up for its image."""

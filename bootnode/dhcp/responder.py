@@ -23,7 +23,7 @@ from typing import Final
 
 from bootnode.addresses import MacAddress
 from bootnode.boot.client import Client, Speaker, classify
-from bootnode.boot.plan import BootFile, Policy, Site
+from bootnode.boot.plan import BootFile, NoBoot, Policy, Site
 from bootnode.config import ProxyStyle
 from bootnode.dhcp import options as opt
 from bootnode.dhcp.leases import Lease, Refusal
@@ -85,11 +85,6 @@ class Responder:
         if mac is None or mac.is_group or not any(mac):
             return Ignored(reason="its hardware address is not that of an Ethernet card")
         client = classify(request, mac)
-        if client.speaker is Speaker.IPXE:
-            is_discover = request.message_type is MessageType.DISCOVER
-            client = self._policy.follow_chain(
-                client, self._site, xid=request.xid, is_discover=is_discover, now=now
-            )
         if arrival.port == PXE_PORT:
             return self._boot_server(request, arrival, client)
         subnet = self._subnet_of(request, arrival, client)
@@ -100,7 +95,7 @@ class Responder:
             outcome = (
                 self._full(request, arrival, client, subnet, now)
                 if keeps
-                else self._proxy(request, client, subnet)
+                else self._proxy(request, client, subnet, now)
             )
             return replace(outcome, is_proxy=True)
         if subnet.settings.dhcp == "off":
@@ -178,7 +173,7 @@ class Responder:
         if isinstance(address, Refusal):
             topic = "no_address" if address.is_dry else ""
             return Ignored(reason=address.reason, client=client, topic=topic)
-        reply = self._lend(MessageType.OFFER, request, client, subnet, address)
+        reply = self._lend(MessageType.OFFER, request, client, subnet, address, now)
         # A relayed client's wire is out of our reach.
         may_try = subnet.settings.probe and request.giaddr == UNSPECIFIED
         if may_try and subnet.leases.is_untried(client.mac, address):
@@ -216,7 +211,7 @@ class Responder:
             lease = self._commit(request, client, subnet, address, now)
         if isinstance(lease, Refusal):
             return self._nak(request, client, subnet, lease.reason)
-        return self._lend(MessageType.ACK, request, client, subnet, address, lease)
+        return self._lend(MessageType.ACK, request, client, subnet, address, now, lease)
 
     def _commit(
         self, request: Packet, client: Client, subnet: Subnet, address: IPv4Address, now: float
@@ -282,7 +277,7 @@ class Responder:
         if isinstance(lease, Refusal):
             topic = "no_address" if lease.is_dry else ""
             return Ignored(reason=lease.reason, client=client, topic=topic)
-        boot = self._policy.boot_file(client, self._site)
+        client, boot = self._boot(request, client, now)
         packet = self._writer.bootp(request, client, subnet, lease.address, boot)
         # RFC 951 has 64 bytes for options, and nothing says that a client reads more.
         return replace(
@@ -300,10 +295,11 @@ class Responder:
         client: Client,
         subnet: Subnet,
         address: IPv4Address,
+        now: float,
         lease: Lease | None = None,
     ) -> Reply:
         """An OFFER or ACK of an address, with what to boot."""
-        boot = self._policy.boot_file(client, self._site)
+        client, boot = self._boot(request, client, now)
         packet = self._writer.lend(message_type, request, client, subnet, address, boot)
         is_fixed = lease is not None and subnet.leases.is_reserved(client.mac, address)
         reply = self._send(request, client, packet, lease, is_fixed=is_fixed)
@@ -319,15 +315,19 @@ class Responder:
 
     # ProxyDHCP
 
-    def _proxy(self, request: Packet, client: Client, subnet: Subnet) -> Reply | Ignored:
+    def _proxy(
+        self, request: Packet, client: Client, subnet: Subnet, now: float
+    ) -> Reply | Ignored:
         """The boot half of an offer; addresses are another server's business."""
+        if request.message_type is MessageType.REQUEST:
+            self._policy.chains.hear_request(client.mac)
         if request.message_type is not MessageType.DISCOVER:
             return Ignored(reason="the other DHCP server answers that", client=client)
         if not client.joins_offers:
             # Only firmware joins two offers into one; to all others this would be a broken one.
             what = "makes no one offer of two" if client.boots else "does not ask to boot"
             return Ignored(reason=f"it {what}", client=client)
-        boot = self._policy.boot_file(client, self._site)
+        client, boot = self._boot(request, client, now)
         if not isinstance(boot, BootFile):
             return Ignored(reason=boot.reason, client=client)
         # There is no address to send it to: broadcast, whatever the client asked for.
@@ -351,6 +351,7 @@ class Responder:
         if subnet is None or subnet.settings.dhcp == "off":
             reason = f"{arrival.source} is in no network that is served here"
             return Ignored(reason=reason, client=client, topic="port_4011_refused")
+        # Part of a conversation on port 67, though with an xid of its own: nothing to count.
         boot = self._policy.boot_file(client, self._site)
         if not isinstance(boot, BootFile):
             return Ignored(reason=boot.reason, client=client, is_proxy=subnet.is_proxy)
@@ -368,6 +369,15 @@ class Responder:
         )
 
     # Both
+
+    def _boot(
+        self, request: Packet, client: Client, now: float
+    ) -> tuple[Client, BootFile | NoBoot]:
+        """What to boot, for the answer to this message, and the client as that leaves it."""
+        is_discover = request.message_type is MessageType.DISCOVER
+        return self._policy.follow_chain(
+            client, self._site, xid=request.xid, is_discover=is_discover, now=now
+        )
 
     def _is_us(self, server_id: IPv4Address | None, request: Packet) -> bool:
         """Whether a client means us: by an address of ours, or by that of its relay."""

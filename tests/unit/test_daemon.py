@@ -475,3 +475,13 @@ async def test_watchdog_says_that_the_loop_turns(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(TimeoutError):
         await module._watchdog()
     assert said == ["WATCHDOG=1"] * 3
+
+
+def test_a_node_that_runs_its_script_goes_in_no_circle(folder: Path) -> None:
+    """A virtual machine behind a loader of ours, that reboots every few seconds."""
+    daemon = Daemon(folder / "bootnoded.yaml")
+    for xid in range(5):
+        assert not daemon.policy.chains.is_circle(
+            MAC, "undionly.kpxe", xid=xid, is_discover=True, now=float(xid)
+        )
+        daemon.journal.reach(MAC, Stage.SCRIPT, now=float(xid))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bootnode.addresses import MacAddress
-from bootnode.boot.chains import MACS_MAX, WINDOW_S, ChainLoads
+from bootnode.boot.chains import MACS_MAX, REST_S, WINDOW_S, ChainLoads
 
 MAC = MacAddress.parse("52:54:00:12:34:56")
 LOADER = "tftp://10.77.0.1/undionly.kpxe"
@@ -41,9 +41,10 @@ def played(*script: tuple[str, int, float]) -> str:
         # ProxyDHCP may hear no REQUEST, a restarted server no DISCOVER.
         ([("D", 1, 0), ("D", 2, 9), ("D", 3, 20), ("D", 4, 30)], "--XX"),
         ([("R", 1, 0), ("R", 2, 9), ("R", 3, 20)], "--X"),
-        # Slow circles are circles; machines that are switched on again after a while go in none.
-        ([("D", 1, 0), ("D", 2, 59), ("D", 3, 118)], "--X"),
-        ([("D", 1, 0), ("D", 2, 61), ("D", 3, 122), ("D", 4, 183)], "----"),
+        # Slow circles are circles; machines that reboot after a while, as from a menu, go in none.
+        ([("D", 1, 0), ("D", 2, 19), ("D", 3, 38)], "--X"),
+        ([("D", 1, 0), ("D", 2, 21), ("D", 3, 42), ("D", 4, 63)], "----"),
+        ([("D", 1, 0), ("D", 2, 50), ("D", 3, 100), ("D", 4, 150)], "----"),
         # Some time after the last loader it is sent it again, however often it asked meanwhile.
         (
             [("D", 1, 0), ("D", 2, 20), ("D", 3, 40), ("D", 4, 79), ("D", 5, 81), ("D", 6, 90)],
@@ -68,10 +69,36 @@ def test_another_file_or_getting_on_begins_anew() -> None:
     chains.forget(MacAddress(b"\2abcde"))
 
 
-def test_memory_is_bounded() -> None:
+def test_a_file_is_the_same_by_each_of_our_addresses() -> None:
     chains = ChainLoads()
-    for number in range(MACS_MAX + 10):
+    urls = ["tftp://10.1.0.1/undionly.kpxe", "http://10.2.0.1:8080/loaders/undionly.kpxe"]
+    told = [
+        chains.is_circle(MAC, urls[xid % 2], xid=xid, is_discover=True, now=0.0) for xid in range(4)
+    ]
+    assert told == [False, False, True, True]
+
+
+def test_a_request_to_another_server_ends_a_conversation() -> None:
+    """A ROM that makes its xid of its MAC, beside another DHCP server."""
+    chains = ChainLoads()
+    told = []
+    for now in range(3):
+        told.append(chains.is_circle(MAC, LOADER, xid=1, is_discover=True, now=float(now)))
+        chains.hear_request(MAC)
+    assert told == [False, False, True]
+    chains.hear_request(MacAddress(b"\2abcde"))
+
+
+def test_memory_is_bounded() -> None:
+    """The oldest of more than MACS_MAX clients is forgotten, and begins anew."""
+    chains = ChainLoads()
+
+    def ask(number: int, xid: int) -> bool:
         mac = MacAddress(b"\2\0" + number.to_bytes(4, "big"))
-        chains.is_circle(mac, LOADER, xid=1, is_discover=True, now=0.0)
-    assert len(chains) == MACS_MAX
-    assert WINDOW_S == 60
+        return chains.is_circle(mac, LOADER, xid=xid, is_discover=True, now=0.0)
+
+    for number in range(MACS_MAX + 1):
+        assert [ask(number, xid) for xid in (1, 2)] == [False, False]
+    assert ask(1, 3)
+    assert not ask(0, 3)
+    assert WINDOW_S < REST_S

@@ -222,3 +222,12 @@ def test_counters() -> None:
     for name in ("dhcp.offer", "dhcp.offer", "http.200"):
         journal.count(name)
     assert journal.counters == {"dhcp.offer": 2, "http.200": 1}
+
+
+def test_who_is_past_its_loader_is_told_of() -> None:
+    further: list[MacAddress] = []
+    journal = Journal(on_further=further.append)
+    play(["firmware?", *ROUND, "loader", "ipxe?", *ROUND], journal=journal)
+    assert further == []
+    play(["script", "kernel", "failed"], journal=journal)
+    assert further == [MAC] * 3

@@ -1344,9 +1344,9 @@ def test_a_chain_load_in_circles_is_broken(
             assert reply(ack).packet.file == reply(offer).packet.file
         return offer
 
-    for xid, now in ((1, NOW), (2, NOW + 20)):
+    for xid, now in ((1, NOW), (2, NOW + 10)):
         assert reply(boots(xid, now)).packet.file == told.encode()
-    broken = boots(3, NOW + 40)
+    broken = boots(3, NOW + 20)
     assert broken.client is not None
     assert broken.client.is_circling
     if mode == "full":
@@ -1372,6 +1372,52 @@ def test_an_ipxe_that_got_on_may_be_chained_again(capture: Capture) -> None:
         assert offer.packet.file == UNDIONLY.encode()
         script = reply(served.handle(able, broadcast(), now=NOW + xid)).packet.file
         assert script.endswith(b".ipxe")
+
+
+@pytest.mark.parametrize("boot_file", ["menu.ipxe", "pxelinux.0", "http://10.77.0.9/go.cfg"])
+def test_what_is_no_ipxe_goes_in_no_circles(capture: Capture, boot_file: str) -> None:
+    """A virtual machine that reboots every few seconds, from a script or another's program."""
+    served = responder(node(mac_of(capture(STRIPPED)), boot_file=boot_file))
+    for xid in range(5):
+        asked = stripped(capture, xid, MessageType.DISCOVER)
+        offer = reply(served.handle(asked, broadcast(), now=NOW + 5 * xid))
+        assert offer.packet.file == boot_file.encode()
+
+
+@pytest.mark.parametrize("mode", ["full", "proxy"])
+def test_only_what_is_answered_counts_for_circles(
+    capture: Capture, mode: Literal["full", "proxy"]
+) -> None:
+    mac = mac_of(capture(STRIPPED))
+    served = responder(node(mac), network=settings(mode))
+
+    def hear(xid: int, message_type: MessageType, arrival: Arrival, **fields: Any) -> None:
+        asked = stripped(capture, xid, message_type, chose("10.77.0.99"))
+        served.handle(replace(asked, **fields), arrival, now=NOW)
+
+    for xid in range(0, 80, 10):
+        hear(xid, MessageType.RELEASE, broadcast())
+        hear(xid + 1, MessageType.REQUEST, broadcast())
+        hear(xid + 2, MessageType.DISCOVER, broadcast(), giaddr=IPv4Address("192.0.2.1"))
+        hear(xid + 3, MessageType.INFORM, broadcast())
+        hear(xid + 4, MessageType.REQUEST, unicast(port=4011), ciaddr=FIXED)
+        hear(xid + 5, MessageType.DISCOVER, unicast(port=4011))
+    asked = stripped(capture, 99, MessageType.DISCOVER)
+    assert reply(served.handle(asked, broadcast(), now=NOW)).packet.file == UNDIONLY.encode()
+
+
+def test_a_question_on_port_4011_is_part_of_the_conversation(capture: Capture) -> None:
+    """It has an xid of its own: two boots were counted as four."""
+    mac = mac_of(capture(STRIPPED))
+    served = responder(node(mac), network=settings("proxy"))
+    for xid in (1, 2):
+        asked = stripped(capture, xid, MessageType.DISCOVER)
+        offer = reply(served.handle(asked, broadcast(), now=NOW + xid))
+        assert offer.packet.file == UNDIONLY.encode()
+        taken = stripped(capture, xid, MessageType.REQUEST, chose("10.77.0.99"))
+        served.handle(taken, broadcast(), now=NOW + xid)
+        item = replace(stripped(capture, 90 + xid, MessageType.REQUEST), ciaddr=FIXED)
+        served.handle(item, unicast(port=4011), now=NOW + xid)
 
 
 def test_why_there_is_no_boot_file(capture: Capture) -> None:
