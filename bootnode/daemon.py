@@ -206,9 +206,22 @@ class Daemon:
         stack.push_async_callback(tftp.aclose)
         for site in sites:
             await site.start()
-        await self._networks.decide()
+        await self._decide()
         for sentence in _missing_loaders(self.policy.loaders):
             log.warning("%s", sentence)
+
+    async def _decide(self) -> None:
+        """Let the networks with `dhcp: auto` find out what they are, unless `stop` comes first."""
+        deciding = asyncio.create_task(self._networks.decide())
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((deciding, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            is_cut_off = deciding.cancel()
+            stopping.cancel()
+            await asyncio.wait((deciding, stopping))
+        if not is_cut_off:
+            deciding.result()
 
     def _open_state(self, stack: AsyncExitStack) -> None:
         folder = self.config.state_dir

@@ -5,16 +5,19 @@ Starting, serving and stopping for real is tested with real sockets elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, closing
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from pathlib import Path
 
 import pytest
 
 from bootnode import daemon as module
+from bootnode import net
 from bootnode.addresses import Interface, MacAddress
 from bootnode.boot.journal import Stage
 from bootnode.boot.plan import LOADER_NAMES, UnifiedPath
@@ -72,6 +75,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make(folder: Path) -> Daemon:
     return Daemon(folder / "bootnoded.yaml")
+
+
+def make_on_loopback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    """One that can start anywhere: without DHCP, on ports that are free."""
+    loopback = replace(INTERFACE, address=IPv4Interface("127.0.0.2/24"))
+    http_socket = net.http_socket
+    monkeypatch.setattr(net, "find_interface", lambda _name: loopback)
+    monkeypatch.setattr(net, "http_socket", lambda address, _port: http_socket(address, 0))
+    monkeypatch.setattr(net, "tftp_socket", lambda _interface, _port: net.udp_socket())
+    monkeypatch.setattr(module, "_settle", lambda: None)
+    daemon = make(folder)
+    monkeypatch.setattr(daemon._networks, "open", lambda *_arguments: [])
+    return daemon
 
 
 @pytest.fixture
@@ -219,6 +235,40 @@ def test_what_keeps_it_from_starting_is_said_in_a_line(
     (line,) = caplog.messages
     assert message in line
     assert "Traceback" not in caplog.text
+
+
+async def test_the_end_does_not_wait_for_an_answer_about_other_servers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def ask() -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    daemon = make_on_loopback(folder, monkeypatch)
+    monkeypatch.setattr(daemon._networks, "decide", ask)
+    running = asyncio.create_task(daemon.run())
+    async with asyncio.timeout(10):
+        await asked.wait()
+        daemon.stop()
+        await running
+    assert left.is_set()
+
+
+async def test_a_fault_in_asking_for_other_servers_ends_the_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> None:
+        raise StartError("no wire")
+
+    daemon = make_on_loopback(folder, monkeypatch)
+    monkeypatch.setattr(daemon._networks, "decide", ask)
+    with pytest.raises(StartError, match="no wire"):
+        await daemon.run()
 
 
 # Reload
