@@ -107,7 +107,7 @@ def _hold(plan: Hold) -> list[str]:
     # The reason holds names and paths: `printable` keeps a hostile one from becoming a command.
     return [
         f"echo bootnode: {plan.node} waits: {_printable(plan.reason)}",
-        *_anew(plan.site.script_url(plan.mac)),
+        *_anew(plan.site.script_url(plan.mac, plan.machine)),
     ]
 
 

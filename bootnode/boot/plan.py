@@ -47,9 +47,15 @@ GRUBS: Mapping[Architecture, tuple[str, ...]] = MappingProxyType(
 """Debian's GRUBs that load by network, for each architecture by file name, the better one first."""
 
 MACHINES: Mapping[Architecture, str] = MappingProxyType(
-    {Architecture.X64_UEFI: "amd64", Architecture.ARM64_UEFI: "arm64"}
+    {
+        # Firmware of 32 bits on a machine of 64, as far as anybody can tell.
+        Architecture.X86_BIOS: "amd64",
+        Architecture.X86_UEFI: "amd64",
+        Architecture.X64_UEFI: "amd64",
+        Architecture.ARM64_UEFI: "arm64",
+    }
 )
-"""What Debian, and so an image, calls the architectures that UEFI may ask for images for."""
+"""What Debian, and so an image, calls the machines with firmware of each architecture."""
 
 STUBS: Mapping[Architecture, str] = MappingProxyType(
     {
@@ -80,9 +86,10 @@ class Site:
         port = "" if self.http_port == 80 else f":{self.http_port}"
         return f"http://{self.address}{port}"
 
-    def script_url(self, mac: MacAddress) -> str:
-        """Where the boot script of this MAC is."""
-        return f"{self.url}/boot/{mac.hyphenated}.ipxe"
+    def script_url(self, mac: MacAddress, machine: str = "") -> str:
+        """Where the boot script of this MAC is; `machine` is one of MACHINES, where it matters."""
+        query = f"?machine={machine}" if machine else ""
+        return f"{self.url}/boot/{mac.hyphenated}.ipxe{query}"
 
     def node_files_url(self, mac: MacAddress, image: str) -> str:
         """Where the ramdisk of this MAC's own files is; `image` is NAME/VERSION."""
@@ -139,8 +146,8 @@ def decide_boot(
 ) -> BootFile | NoBoot:
     """The boot file for this voice of this machine.
 
-    `loaders` are the names in LOADER_NAMES that can be served; `images` finds images, and is asked
-    for UEFI firmware only; `is_spent` says that the node's `boot: once` was used up.
+    `loaders` are the names in LOADER_NAMES that can be served; `images` finds images; `is_spent`
+    says that the node's `boot: once` was used up.
     """
     if node is None:
         return NoBoot(reason="it is not in the node table")
@@ -152,13 +159,17 @@ def decide_boot(
         return BootFile(name=node.boot_file)
     if client.speaker is Speaker.IPXE and (is_local or _is_past_boot_file(node)):
         # A script can start the local disk; an empty answer would leave iPXE at its prompt.
-        return _for_ipxe(client, site, loaders)
+        return _for_ipxe(client, site, loaders, None if is_local else _image(client, node, images))
     if is_local:
         # Without a boot file every firmware goes on to its next boot device.
         return NoBoot(reason="it boots from its local disk")
-    named = _named(client, node, site)
-    if named is not None:
-        return named
+    return _named(client, node, site) or _from_image(client, node, site, loaders, images)
+
+
+def _from_image(
+    client: Client, node: Node, site: Site, loaders: Collection[str], images: ImageFinder
+) -> BootFile | NoBoot:
+    """What firmware loads to get at the node's image: a unified kernel image, or a loader."""
     image = _image(client, node, images)
     if isinstance(image, NoBoot):
         return image
@@ -187,20 +198,29 @@ def _named(client: Client, node: Node, site: Site) -> BootFile | None:
 
 
 def _image(client: Client, node: Node, images: ImageFinder) -> ImageFiles | NoBoot | str | None:
-    """What UEFI firmware would start, or why there is no such image.
+    """What the client would start in the end, or why there is no such image.
 
-    NoBoot if it is for other machines; None for firmware that leaves the choice to iPXE.
+    NoBoot if it is for other machines; None where that cannot be told.
     """
-    machine = MACHINES.get(client.architecture.base) if client.architecture is not None else None
-    if machine is None or node.image is None:
+    machine = _machine(client)
+    if not machine or node.image is None:
         return None
     image = images(node.image)
     if isinstance(image, ImageFiles) and image.architecture != machine:
-        return NoBoot(
-            reason=f"image '{image.name}' is for {image.architecture}, and this machine is "
-            f"{machine}: give {node.name} an image for {machine}"
-        )
+        return NoBoot(reason=_misfit_reason(image, machine, node))
     return image
+
+
+def _machine(client: Client) -> str:
+    """What the machine is, one of MACHINES; empty if that is unknown."""
+    return MACHINES.get(client.architecture.base, "") if client.architecture is not None else ""
+
+
+def _misfit_reason(image: ImageFiles, machine: str, node: Node) -> str:
+    return (
+        f"image '{image.name}' is for {image.architecture}, and this machine is {machine}: "
+        f"give {node.name} an image for {machine}"
+    )
 
 
 def _unified(
@@ -240,9 +260,18 @@ def _is_past_boot_file(node: Node) -> bool:
     return node.boot_file is None or bool(_IPXE_BINARY.fullmatch(node.boot_file.rpartition("/")[2]))
 
 
-def _for_ipxe(client: Client, site: Site, loaders: Collection[str]) -> BootFile | NoBoot:
+def _for_ipxe(
+    client: Client,
+    site: Site,
+    loaders: Collection[str],
+    image: ImageFiles | NoBoot | str | None,
+) -> BootFile | NoBoot:
+    is_misfit = isinstance(image, NoBoot)
     if client.can_run_our_scripts:
-        return BootFile(name=site.script_url(client.mac))
+        # Why it cannot boot stands on its screen only if a script says so.
+        return BootFile(name=site.script_url(client.mac, _machine(client) if is_misfit else ""))
+    if isinstance(image, NoBoot):
+        return image
     loader = _loader(client, site, loaders, wanted=Loader.IPXE)
     if isinstance(loader, NoBoot):
         return loader
@@ -261,7 +290,7 @@ _NO_IPXE = re.compile(r"l?pxelinux|syslinux|grub|core\.|shim|wdsnbp|bootmgfw", r
 def _may_circle(boot: BootFile, node: Node, script_url: str) -> bool:
     """Whether an iPXE that loads this may come back as it was: it may itself be an iPXE."""
     if boot.name != node.boot_file:
-        return boot.name != script_url
+        return not boot.name.startswith(script_url)
     file = boot.name.rpartition("/")[2]
     return bool(_PROGRAM.search(file)) and not _NO_IPXE.match(file)
 
@@ -403,6 +432,8 @@ class Hold:
     mac: MacAddress
     site: Site
     reason: str
+    machine: str = ""
+    """What the machine said that it is, one of MACHINES."""
 
 
 ScriptPlan = ImageBoot | LocalBoot | Hold
@@ -415,17 +446,21 @@ def decide_script(
     *,
     image: ImageFiles | str,
     is_spent: bool,
+    machine: str = "",
 ) -> ScriptPlan:
     """What the boot script of this MAC does.
 
-    `image` is the current version of the node's image, or a sentence that says why there is none.
+    `image` is the current version of the node's image, or a sentence that says why there is none;
+    `machine` is one of MACHINES if the client was told to say so, for the image may be for others.
     """
     if node is None:
         return Hold(node="unknown", mac=mac, site=site, reason=f"{mac} is not in the node table")
     if boots_locally(node, is_spent=is_spent):
         return LocalBoot(node=node.name)
+    if not isinstance(image, str) and machine not in ("", image.architecture):
+        image = _misfit_reason(image, machine, node)
     if isinstance(image, str):
-        return Hold(node=node.name, mac=mac, site=site, reason=image)
+        return Hold(node=node.name, mac=mac, site=site, reason=image, machine=machine)
     return ImageBoot(node=node.name, mac=mac, site=site, image=image, kernel_args=node.kernel_args)
 
 

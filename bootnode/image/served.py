@@ -46,7 +46,7 @@ def current_files(store: ImageStore, name: str) -> ImageFiles | str:
 
 
 class CurrentImages:
-    """Finds the current version of an image, as DHCP asks for each packet of a UEFI machine.
+    """Finds the current version of an image, as DHCP asks for each packet of firmware and iPXE.
 
     Which version is current is read every LOOK_S; what is in it once, for a version never changes.
     """

@@ -29,6 +29,7 @@ from bootnode.boot.journal import REPORT_MAX, REPORTED_STAGES, Journal, Stage
 from bootnode.boot.nodefiles import Asked
 from bootnode.boot.plan import (
     LOADER_NAMES,
+    MACHINES,
     NODE_FILES,
     Hold,
     ImageBoot,
@@ -165,7 +166,7 @@ class WebApp:
     # Boot scripts
 
     async def _script(self, request: web.Request) -> web.Response:
-        mac = _mac(request)
+        mac, machine = _mac(request), request.query.get("machine", "")
         node = self._policy.table.to_boot(mac)
         plan = decide_script(
             node,
@@ -173,6 +174,7 @@ class WebApp:
             _site(request),
             image=await self._image(node, _asked(request)),
             is_spent=node is not None and self._policy.is_spent(node),
+            machine=machine if machine in MACHINES.values() else "",
         )
         if request.method == "GET" and self._is_from(request, mac):
             now = self._clock()

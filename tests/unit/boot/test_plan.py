@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bootnode.addresses import MacAddress
+from bootnode.boot import ipxe
 from bootnode.boot.client import Client, Speaker, classify
 from bootnode.boot.plan import (
     LOADER_NAMES,
@@ -416,6 +417,43 @@ def test_an_image_for_other_machines_is_given_to_none(wanted: Loader | None) -> 
         "(image 'failsafe' is for amd64, and this machine is arm64: give n1 an image for arm64)"
     )
     assert decided(X64, node, images=lambda _: ARM64_IMAGE).startswith("(image 'failsafe' is for")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (BIOS, "(image"),
+        (UEFI, "(image"),
+        (HTTP, "(image"),
+        (IPXE_STRIPPED, "(image"),
+        # Its screen can say why.
+        (IPXE_BIOS, f"{SCRIPT}?machine=amd64"),
+        (IPXE_UEFI, f"{SCRIPT}?machine=amd64"),
+    ],
+)
+def test_who_is_told_that_an_image_is_for_other_machines(
+    capture: Capture, name: str, expected: str
+) -> None:
+    client = client_of(capture(name))
+    assert decided(client, NODE, images=lambda _: ARM64_IMAGE).startswith(expected)
+    assert "machine" not in decided(client, NODE, images=lambda _: X64_IMAGE)
+    local = replace(NODE, boot=Boot.LOCAL)
+    assert "machine" not in decided(client, local, images=lambda _: ARM64_IMAGE)
+
+
+def test_an_image_for_other_machines_reaches_no_firmware_of_32_bits() -> None:
+    reason = decided(firmware(Architecture.X86_UEFI), NODE, images=lambda _: ARM64_IMAGE)
+    assert reason.startswith("(image 'failsafe' is for arm64, and this machine is amd64: ")
+
+
+@pytest.mark.parametrize(("machine", "fits"), [("", True), ("arm64", True), ("amd64", False)])
+def test_a_script_for_another_machine_says_so(machine: str, fits: bool) -> None:
+    plan = decide_script(NODE, MAC, SITE, image=ARM64_IMAGE, is_spent=False, machine=machine)
+    assert isinstance(plan, ImageBoot if fits else Hold)
+    if isinstance(plan, Hold):
+        assert plan.reason.startswith("image 'failsafe' is for arm64, and this machine is amd64")
+        # It asks again by the same name: else the next script would be of the image.
+        assert f"chain --replace --autofree {SCRIPT}?machine=amd64 " in ipxe.render(plan)
 
 
 # GRUB

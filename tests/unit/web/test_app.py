@@ -347,6 +347,17 @@ async def test_what_cannot_boot_gets_a_script_that_waits(
     assert site.stages(mac) == ["failed", reason.partition("waits: ")[2]]
 
 
+async def test_an_image_for_other_machines_is_said_on_the_screen(site: Site) -> None:
+    path = "/boot/52-54-00-12-34-56.ipxe"
+    response = await site.client.get(f"{path}?machine=arm64", headers=at(ADDRESS))
+    reason = "image 'failsafe' is for amd64, and this machine is arm64: give n1 an image for arm64"
+    assert (await response.text()).splitlines()[1] == f"echo bootnode: n1 waits: {reason}"
+    assert site.stages(MAC) == ["failed", reason]
+    usual = await (await site.client.get(path)).text()
+    for fits in ("amd64", "x%0Ashell"):
+        assert await (await site.client.get(f"{path}?machine={fits}")).text() == usual
+
+
 async def test_a_node_that_never_had_an_image_waits(site: Site) -> None:
     site.policy.table = NodeTable((node("n1", MAC, image=None, boot_file="x.efi"),))
     response = await site.client.get("/boot/52-54-00-12-34-56.ipxe")
