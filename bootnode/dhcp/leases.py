@@ -11,7 +11,9 @@ firmware to iPXE to the operating system, and the address must not. Rules:
 - What is offered is held for `hold_s`, and OFFERS_MAX addresses are on offer at most, then
   strangers wait. A known node may take what is only on offer to a stranger.
 - What was declined is left alone for `quarantine_s`; half of the pool at most, and DECLINES_MAX
-  addresses by one client, for a machine that declines everything is itself at fault.
+  addresses by one client, for a machine that declines everything is itself at fault. What we found
+  in use ourselves is left alone as long, and counts for neither; but one machine that has more than
+  HELD_MAX of our addresses answers for others, and is not believed.
 - Every `now` is of a clock that only goes forward (Unix time, but not set back): see restore().
 """
 
@@ -39,6 +41,8 @@ OFFERS_SEARCHED_MAX: Final = 256
 """Offers looked at for one that a known node may take over."""
 DECLINES_MAX: Final = 8
 """Addresses that one client may have in quarantine."""
+HELD_MAX: Final = 64
+"""Addresses that one machine may be found to use: a router with proxy ARP has them all."""
 DECLINED_MIN: Final = 4
 """Addresses that may be in quarantine together in however small a pool."""
 _ENDS_SLACK: Final = 64
@@ -119,6 +123,9 @@ class LeaseTable:
         # In the order in which they end, for each is left alone equally long.
         self._declined: OrderedDict[int, Lease] = OrderedDict()
         self._declines_by: Counter[MacAddress] = Counter()
+        # Of those, the ones that we found in use ourselves, and by whom.
+        self._found: set[int] = set()
+        self._held_by: Counter[MacAddress] = Counter()
         # Heaps of (end, address or MAC); an entry counts only while what is there still ends then.
         self._offer_ends: list[tuple[float, MacAddress]] = []
         self._stranger_ends: list[tuple[float, int]] = []
@@ -263,6 +270,26 @@ class LeaseTable:
         )
         self._quarantine(declined)
         return declined
+
+    def set_aside(self, address: IPv4Address, holder: MacAddress, *, now: float) -> Lease | Refusal:
+        """Put an address in quarantine that was tried and found in use by `holder`."""
+        self._expire(now)
+        number = int(address)
+        if number in self._by_address:
+            return Refusal(f"{address} was lent meanwhile")
+        if self._held_by[holder] >= HELD_MAX:
+            return Refusal(f"{holder} answers for more than {HELD_MAX} addresses")
+        if number in self._offered_to:
+            self.forget_offer(self._offered_to[number])
+        expires_s = now + self._quarantine_s
+        found = Lease(address=address, mac=holder, state=LeaseState.DECLINED, expires_s=expires_s)
+        if number in self._declined:
+            self._end_quarantine(number)
+        self._declined[number] = found
+        self._found.add(number)
+        self._held_by[holder] += 1
+        self._mark(number)
+        return found
 
     def end(self, address: IPv4Address, *, now: float) -> Lease | None:
         """End a lease or a quarantine by an administrator's word; None if there is neither."""
@@ -444,14 +471,16 @@ class LeaseTable:
         self._declined[number] = declined
         self._declines_by[declined.mac] += 1
         self._mark(number)
-        if len(self._declined) > max(DECLINED_MIN, len(self._pool) // 2):
-            self._end_quarantine(next(iter(self._declined)))
+        if len(self._declined) - len(self._found) > max(DECLINED_MIN, len(self._pool) // 2):
+            self._end_quarantine(next(n for n in self._declined if n not in self._found))
 
     def _end_quarantine(self, number: int) -> None:
-        declined = self._declined.pop(number)
-        self._declines_by[declined.mac] -= 1
-        if not self._declines_by[declined.mac]:
-            del self._declines_by[declined.mac]
+        mac = self._declined.pop(number).mac
+        counts = self._held_by if number in self._found else self._declines_by
+        self._found.discard(number)
+        counts[mac] -= 1
+        if not counts[mac]:
+            del counts[mac]
         self._mark(number)
 
     def _expire(self, now: float) -> None:

@@ -240,16 +240,20 @@ class DhcpServer:
                 self._follow(request, reply, self._clock())
                 self._act(reply)
                 return
-            self._journal.count("dhcp.conflict")
-            log.warning(
-                "interface=%s address=%s is in the pool and in use by mac=%s: left alone for now; "
-                "give that machine another address, or take this one out of the pool",
-                *(self._interface.name, address, holder),
-            )
-            lease = leases.decline(reply.mac, address, now=self._steady_clock())
-            if isinstance(lease, Lease):
-                self._writer.store(lease, lambda _stored: None)
-                self._answer(request, arrival)
+            found = leases.set_aside(address, holder, now=self._steady_clock())
+            if isinstance(found, Lease):
+                self._say_seldom(
+                    "conflict",
+                    "address=%s is in the pool and in use by mac=%s: left alone for now; give that "
+                    "machine another address, or take this one out of the pool",
+                    *(address, holder),
+                )
+                self._writer.store(found, lambda _stored: None)
+            else:
+                line = "address=%s was found in use by mac=%s, which does not count: %s"
+                self._say_seldom("not_believed", line, address, holder, found.reason)
+                leases.found_free(address)
+            self._answer(request, arrival)
 
         return prober.try_address(address, when_tried)
 

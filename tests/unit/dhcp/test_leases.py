@@ -521,6 +521,48 @@ def test_a_client_may_decline_so_much_and_no_more() -> None:
     assert isinstance(busy.decline(mac(1), offer(busy, mac(1), now=later), now=later), Lease)
 
 
+def test_a_row_of_machines_set_up_by_hand_keeps_nobody_waiting() -> None:
+    """However long it is: half of the pool, DECLINES_MAX, both are for what clients say."""
+    busy = table(100, 139)
+    for number in range(39):
+        address = offer(busy, mac(1))
+        found = busy.set_aside(address, mac(100 + number), now=NOW)
+        assert isinstance(found, Lease)
+        assert (found.mac, found.state) == (mac(100 + number), LeaseState.DECLINED)
+        assert refused(commit(busy, mac(1), address)).startswith(f"{address} is in quarantine")
+    last = offer(busy, mac(1))
+    assert isinstance(busy.decline(mac(1), last, now=NOW), Lease)
+    assert refused(busy.offer(mac(2), requested=None, now=NOW)).startswith("every address of")
+    for lease in [*busy][:2]:
+        assert busy.end(lease.address, now=NOW) is not None
+    assert isinstance(busy.offer(mac(2), requested=None, now=NOW), IPv4Address)
+    assert offer(busy, mac(1), now=NOW + QUARANTINE_S) not in (None, last)
+
+
+def test_what_clients_decline_ends_before_what_was_found_in_use() -> None:
+    busy = table(100, 109)
+    found = offer(busy, mac(1))
+    busy.set_aside(found, mac(50), now=NOW)
+    busy.set_aside(found, mac(51), now=NOW)
+    for number in range(2, 8):
+        assert isinstance(busy.decline(mac(number), offer(busy, mac(number)), now=NOW), Lease)
+    declined = {lease.mac for lease in busy}
+    assert declined == {mac(number) for number in (51, *range(3, 8))}
+
+
+def test_a_router_that_answers_for_every_address_is_not_believed() -> None:
+    busy = table()
+    for _ in range(leases.HELD_MAX):
+        assert isinstance(busy.set_aside(offer(busy, mac(1)), mac(99), now=NOW), Lease)
+    address = offer(busy, mac(1))
+    assert refused(busy.set_aside(address, mac(99), now=NOW)) == (
+        f"{mac(99)} answers for more than 64 addresses"
+    )
+    assert offer(busy, mac(1)) == address
+    assert isinstance(commit(busy, mac(1), address), Lease)
+    assert refused(busy.set_aside(address, mac(98), now=NOW)) == f"{address} was lent meanwhile"
+
+
 # Clocks
 
 

@@ -19,8 +19,10 @@ from bootnode.addresses import Interface, MacAddress
 from bootnode.boot.journal import Journal
 from bootnode.config import NetworkSettings
 from bootnode.dhcp import server
-from bootnode.dhcp.leases import Lease, LeaseState
+from bootnode.dhcp.leases import HELD_MAX, Lease, LeaseState
 from bootnode.dhcp.options import MessageType
+from bootnode.dhcp.prober import Prober, WhenTried
+from bootnode.dhcp.replies import Reply
 from bootnode.dhcp.server import DhcpServer, LeaseWriter
 from tests.unit.dhcp.test_responder import (
     FAR_RELAY,
@@ -28,8 +30,10 @@ from tests.unit.dhcp.test_responder import (
     NOW,
     Capture,
     asks_for,
+    broadcast,
     kind,
     mac_of,
+    message,
     node,
     responder,
     settings,
@@ -201,3 +205,53 @@ def test_the_journal_hears_of_a_relayed_client_by_the_mode_of_its_own_subnet(
     notes = [note.text.partition(" on ")[0] for note in record.notes]
     address = str(record.address) if record.address is not None else None
     assert (record.boot is not None, address, notes) == told
+
+
+# Trying addresses
+
+
+class Wire(Prober):
+    """A wire on which a row of addresses is in use, each by another machine, or all by one."""
+
+    def __init__(self, row: int | None) -> None:
+        self.row = row
+        self.tried: list[IPv4Address] = []
+
+    def try_address(self, address: IPv4Address, when_tried: WhenTried) -> bool:
+        self.tried.append(address)
+        holder = bytes(6) if self.row is None else bytes(2) + address.packed
+        when_tried(None if len(self.tried) - 1 == self.row else MacAddress(holder))
+        return True
+
+
+@pytest.mark.parametrize(("row", "conflicts"), [(9, 9), (80, 80), (None, HELD_MAX)])
+async def test_a_client_is_answered_however_many_addresses_are_in_use(
+    row: int | None, conflicts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, journal = MacAddress.parse("02:44:00:00:00:01"), Journal()
+    wire = Wire(row)
+    served = responder(node(client, ip=None))
+    sent: list[Reply] = []
+    monkeypatch.setattr(DhcpServer, "_send", lambda _self, reply: sent.append(reply))
+    with ThreadPoolExecutor(1) as executor, socket.socket() as unused:
+        dhcp = DhcpServer(
+            interface=US,
+            server_socket=unused,
+            pxe_socket=unused,
+            unicast_socket=None,
+            prober=wire,
+            watch=None,
+            responder=served,
+            is_listed=lambda _mac: True,
+            writer=LeaseWriter(lambda _leases: None, executor),
+            journal=journal,
+            clock=lambda: NOW,
+            steady_clock=lambda: NOW,
+            on_boot=lambda _mac: None,
+        )
+        dhcp._answer(message(client, kind(MessageType.DISCOVER)), broadcast())
+        await dhcp._writer.aclose()
+    assert len(sent) == 1
+    assert sent[0].packet.yiaddr == wire.tried[-1]
+    assert len(wire.tried) == conflicts + 1
+    assert journal.counters["dhcp.conflict"] == conflicts
