@@ -150,16 +150,19 @@ def _workshop(
                     staged=staging / "version",
                 )
     except OSError as error:
-        if error.errno in _FULL:
-            # The file that is named may be the one that was read.
-            raise ImageError(
-                f"building '{recipe.name}' failed: no space left in {cache.parent}: make room "
-                "there, for example by `bootnode image prune`"
-            ) from error
-        place = error.filename or store.folder
         raise ImageError(
-            f"building '{recipe.name}' failed: {error.strerror or error} ({place})"
+            f"building '{recipe.name}' failed: {_disk_reason(error, store, cache)}"
         ) from error
+
+
+def _disk_reason(error: OSError, store: ImageStore, cache: Path) -> str:
+    if error.errno in _FULL:
+        # The file that is named may be the one that was read.
+        return (
+            f"no space left in {cache.parent}: make room there, for example by "
+            "`bootnode image prune`"
+        )
+    return f"{error.strerror or error} ({error.filename or store.folder})"
 
 
 def _check_is_own(recipe: Recipe, log: IO[bytes]) -> None:
