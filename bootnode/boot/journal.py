@@ -19,6 +19,7 @@ from ipaddress import IPv4Address
 
 from bootnode.addresses import MacAddress
 from bootnode.boot.client import Speaker
+from bootnode.boot.plan import Hold, ImageBoot, ScriptPlan
 
 BOOTS_KEPT = 10
 """Boots remembered for each node."""
@@ -210,6 +211,19 @@ class Journal:
         boot.reach(stage, detail[:REPORT_MAX], now)
         if ORDER[stage] > ORDER[Stage.LOADER]:
             self.on_further(mac)
+
+    def give_script(self, mac: MacAddress, plan: ScriptPlan, *, now: float) -> None:
+        """The node was given a script that does this, by whatever protocol."""
+        match plan:
+            case ImageBoot(image=image):
+                detail = f"{image.name}/{image.version}"
+                self.reach(mac, Stage.SCRIPT, now=now, detail=detail)
+                self.use_image(mac, detail)
+            case Hold(reason=reason):
+                self.reach(mac, Stage.FAILED, now=now, detail=reason)
+            case _:
+                self.reach(mac, Stage.SCRIPT, now=now, detail="local disk")
+                self.use_image(mac, "")
 
     def use_image(self, mac: MacAddress, image: str) -> None:
         """The boot under way was given this image, as `name/version`; "" is the local disk."""

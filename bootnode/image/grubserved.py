@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 from bootnode.addresses import MacAddress
 from bootnode.boot import grub
 from bootnode.boot.journal import Journal, Stage
-from bootnode.boot.plan import Hold, ImageBoot, Policy, ScriptPlan, Site, decide_script
+from bootnode.boot.plan import Policy, Site, decide_script
 from bootnode.errors import ImageError
 from bootnode.files import BytesSource, OpenFile
 from bootnode.image.store import ImageStore, ImageVersion
@@ -89,21 +89,8 @@ class GrubFiles:
             is_spent=node is not None and self._policy.is_spent(node),
         )
         if self._journal.is_from(mac, peer, now=self._clock()):
-            self._note(mac, plan)
+            self._journal.give_script(mac, plan, now=self._clock())
         return grub.render(plan)
-
-    def _note(self, mac: MacAddress, plan: ScriptPlan) -> None:
-        now = self._clock()
-        match plan:
-            case ImageBoot(image=image):
-                detail = f"{image.name}/{image.version}"
-                self._journal.reach(mac, Stage.SCRIPT, now=now, detail=detail)
-                self._journal.use_image(mac, detail)
-            case Hold(reason=reason):
-                self._journal.reach(mac, Stage.FAILED, now=now, detail=reason)
-            case _:
-                self._journal.reach(mac, Stage.SCRIPT, now=now, detail="local disk")
-                self._journal.use_image(mac, "")
 
     def _version_of(self, name: str) -> ImageVersion | None:
         """The version whose kernel or ramdisk this is."""

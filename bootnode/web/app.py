@@ -31,8 +31,6 @@ from bootnode.boot.plan import (
     LOADER_NAMES,
     MACHINES,
     NODE_FILES,
-    Hold,
-    ImageBoot,
     ImageFiles,
     Policy,
     Site,
@@ -177,17 +175,7 @@ class WebApp:
             machine=machine if machine in MACHINES.values() else "",
         )
         if request.method == "GET" and self._is_from(request, mac):
-            now = self._clock()
-            match plan:
-                case ImageBoot(image=image):
-                    detail = f"{image.name}/{image.version}"
-                    self._journal.reach(mac, Stage.SCRIPT, now=now, detail=detail)
-                    self._journal.use_image(mac, detail)
-                case Hold(reason=reason):
-                    self._journal.reach(mac, Stage.FAILED, now=now, detail=reason)
-                case _:
-                    self._journal.reach(mac, Stage.SCRIPT, now=now, detail="local disk")
-                    self._journal.use_image(mac, "")
+            self._journal.give_script(mac, plan, now=self._clock())
         return web.Response(text=ipxe.render(plan))
 
     async def _image(self, node: Node | None, asked: Asked | None) -> ImageFiles | str:

@@ -10,6 +10,7 @@ from bootnode.addresses import MacAddress
 from bootnode.boot import journal as module
 from bootnode.boot.client import Speaker
 from bootnode.boot.journal import BOOTS_KEPT, NOTES_KEPT, REPORT_MAX, Boot, Journal, Record, Stage
+from bootnode.boot.plan import Hold, ImageBoot, ImageFiles, LocalBoot, ScriptPlan, Site
 
 MAC = MacAddress.parse("52:54:00:12:34:56")
 OTHER = MacAddress.parse("52:54:00:12:34:57")
@@ -231,3 +232,25 @@ def test_who_is_past_its_loader_is_told_of() -> None:
     assert further == []
     play(["script", "kernel", "failed"], journal=journal)
     assert further == [MAC] * 3
+
+
+SITE = Site(address=IPv4Address("10.77.0.1"), http_port=8080)
+IMAGE = ImageFiles(name="i", version="0123", kernel="k", initrds=(), kernel_args=())
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        (
+            ImageBoot(node="n1", mac=MAC, site=SITE, image=IMAGE, kernel_args=()),
+            (Stage.SCRIPT, "i/0123", "i/0123"),
+        ),
+        (LocalBoot(node="n1"), (Stage.SCRIPT, "local disk", "")),
+        (Hold(node="n1", mac=MAC, site=SITE, reason="why"), (Stage.FAILED, "why", "")),
+    ],
+)
+def test_what_a_script_does(plan: ScriptPlan, told: tuple[Stage, str, str]) -> None:
+    journal = Journal()
+    journal.give_script(MAC, plan, now=START)
+    (boot,) = boots(journal)
+    assert (boot.stage, boot.detail, boot.image) == told
