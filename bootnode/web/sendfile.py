@@ -18,8 +18,8 @@ from aiohttp.abc import AbstractStreamWriter
 
 from bootnode.files import BytesSource, JoinedFiles, OpenFile, Span
 
-STEP_BYTES = 1 << 18
-"""One sendfile call: a quarter to one millisecond at memory speed."""
+STEP_BYTES = 1 << 20
+"""One sendfile call: 1 to 4 ms at memory speed; smaller ones cost throughput and spare nobody."""
 
 CONTENT_TYPES = {
     # UEFI HTTP Boot goes by exactly this type, without a charset (UEFI 2.10 section 24.7.4.2).
