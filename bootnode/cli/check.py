@@ -88,7 +88,7 @@ def _without_grub(config: Config, image: ImageFiles) -> str | None:
     from bootnode.daemon import file_roots, find_loaders
 
     machines = (machine for machine, name in MACHINES.items() if name == image.architecture)
-    names = [name for machine in machines for name in GRUBS[machine]]
+    names = [name for machine in machines for name in GRUBS.get(machine, ())]
     if not find_loaders(file_roots(config)).isdisjoint(names):
         return None
     return (
