@@ -32,10 +32,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
-from benchmarks.servers import BUILD
+from benchmarks.servers import BUILD, unpacked
 from bootnode.addresses import MacAddress
 from bootnode.dhcp.leases import Lease, LeaseState
-from bootnode.image.packages import Packages
 from bootnode.image.store import Contents, ImageStore, Provenance
 from bootnode.state import LeaseStore
 
@@ -160,23 +159,12 @@ def kea(wire: Wire, folder: Path) -> tuple[list[str], str]:
         f'"loggers": [{", ".join(loggers)}]}}}}\n'
     )
     folders = [f"KEA_PIDFILE_DIR={folder}", f"KEA_LOCKFILE_DIR={folder}"]
-    root = _kea()
+    root = unpacked("kea-dhcp4-server", "usr/sbin/kea-dhcp4")
     libraries = f"LD_LIBRARY_PATH={root}/usr/lib/x86_64-linux-gnu"
     command = wire.on_server(
         "env", *folders, libraries, root / "usr" / "sbin" / "kea-dhcp4", "-c", config
     )
     return command, "DHCP4_STARTED"
-
-
-def _kea() -> Path:
-    """Kea of its package, unpacked where nothing starts it."""
-    root = BUILD.absolute() / "kea"
-    if not (root / "usr" / "sbin" / "kea-dhcp4").exists():
-        (BUILD / "cache").mkdir(parents=True, exist_ok=True)
-        with (BUILD / "kea.log").open("wb") as log:
-            packages = Packages(cache=BUILD.absolute() / "cache", log=log)
-            packages.unpack(packages.fetch("kea-dhcp4-server"), root)
-    return root
 
 
 def bootnode(nodes: int, leases: int) -> Started:

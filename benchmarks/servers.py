@@ -98,17 +98,17 @@ def _start_nginx(lab: Lab, folder: Path, image: ImageVersion, kernel_args: str) 
         )
         + f"server {{ listen {ADDRESS.ip}:8080; root {root}; }} }}\n"
     )
-    lab.start_daemon(
-        [_nginx(), "-p", folder, "-c", folder / "nginx.conf"], "start worker process", name="nginx"
-    )
+    nginx = unpacked("nginx", "usr/sbin/nginx") / "usr/sbin/nginx"
+    command: list[str | Path] = [nginx, "-p", folder, "-c", folder / "nginx.conf"]
+    lab.start_daemon(command, "start worker process", name="nginx")
 
 
-def _nginx() -> Path:
-    """nginx of its package, unpacked where nothing starts it."""
-    binary = BUILD.absolute() / "nginx" / "usr" / "sbin" / "nginx"
-    if not binary.exists():
+def unpacked(package: str, binary: str) -> Path:
+    """The root of a package that has `binary`, unpacked where nothing starts what is in it."""
+    root = BUILD.absolute() / package
+    if not (root / binary).exists():
         (BUILD / "cache").mkdir(parents=True, exist_ok=True)
-        with (BUILD / "nginx.log").open("wb") as log:
+        with (BUILD / f"{package}.log").open("wb") as log:
             packages = Packages(cache=BUILD.absolute() / "cache", log=log)
-            packages.unpack(packages.fetch("nginx"), BUILD.absolute() / "nginx")
-    return binary
+            packages.unpack(packages.fetch(package), root)
+    return root
