@@ -487,7 +487,7 @@ class Policy:
             site,
             loaders=self.loaders,
             images=self.images,
-            is_spent=node is not None and self.is_spent(node),
+            is_spent=self.is_spent(node),
         )
 
     def follow_chain(
@@ -508,9 +508,11 @@ class Policy:
             return client, boot
         return replace(client, is_circling=True), NoBoot(reason=circle_reason(boot, node))
 
-    def is_spent(self, node: Node) -> bool:
-        """Whether this node's `boot: once` was used up for its image."""
-        return node.boot is Boot.ONCE and (node.name, node.image or "") in self.spent
+    def is_spent(self, node: Node | None) -> bool:
+        """Whether this node's `boot: once` was used up for its image; never for no node."""
+        if node is None or node.boot is not Boot.ONCE:
+            return False
+        return (node.name, node.image or "") in self.spent
 
     def name(self, mac: MacAddress) -> str:
         """The node's name, or the MAC of one outside the table."""

@@ -80,13 +80,13 @@ class GrubFiles:
 
     def _script(self, mac: MacAddress, peer: IPv4Address, site: Site) -> str:
         node = self._policy.table.to_boot(mac)
-        image = "the node has no image"
+        image = node.image if node is not None else None
         plan = decide_script(
             node,
             mac,
             site,
-            image=image if node is None or node.image is None else self._policy.images(node.image),
-            is_spent=node is not None and self._policy.is_spent(node),
+            image="the node has no image" if image is None else self._policy.images(image),
+            is_spent=self._policy.is_spent(node),
         )
         if self._journal.is_from(mac, peer, now=self._clock()):
             self._journal.give_script(mac, plan, now=self._clock())

@@ -171,7 +171,7 @@ class WebApp:
             mac,
             _site(request),
             image=await self._image(node, _asked(request)),
-            is_spent=node is not None and self._policy.is_spent(node),
+            is_spent=self._policy.is_spent(node),
             machine=machine if machine in MACHINES.values() else "",
         )
         if request.method == "GET" and self._is_from(request, mac):
