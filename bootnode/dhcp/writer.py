@@ -61,7 +61,7 @@ class ReplyWriter:
     ) -> Packet:
         """An OFFER or ACK of an address, with what to boot."""
         node = self._policy.table.to_boot(client.mac)
-        is_boot = isinstance(boot, BootFile)
+        file = boot if isinstance(boot, BootFile) else None
         template = self._template(
             message_type,
             self.identity(request),
@@ -69,12 +69,10 @@ class ReplyWriter:
             subnet,
             client.speaker,
             client.has_length_bug,
-            is_boot,
+            file is not None,
             tuple(node.options.items()) if node is not None else (),
         )
-        own = self._echoed_uuid(client, request) if is_boot else {}
-        if isinstance(boot, BootFile) and boot.name:
-            own[opt.BOOT_FILE.code] = opt.BOOT_FILE.serialize(boot.name)
+        own = self._own_boot_options(client, request, file) if file is not None else {}
         name = self._host_name(client.mac)
         if name is not None and opt.HOST_NAME.code not in template.shared:
             own[opt.HOST_NAME.code] = name
@@ -82,8 +80,8 @@ class ReplyWriter:
             request,
             ciaddr=kept_address(message_type, request),
             yiaddr=address,
-            siaddr=self._address if is_boot else UNSPECIFIED,
-            file=header_file(boot) if isinstance(boot, BootFile) else b"",
+            siaddr=self._address if file is not None else UNSPECIFIED,
+            file=header_file(file) if file is not None else b"",
             options=own,
             template=template,
         )
@@ -103,13 +101,13 @@ class ReplyWriter:
         boot: BootFile | NoBoot,
     ) -> Packet:
         """A BOOTREPLY, which has no message type (RFC 1534)."""
-        is_boot = isinstance(boot, BootFile)
+        file = boot if isinstance(boot, BootFile) else None
         return Packet.reply_to(
             request,
             ciaddr=request.ciaddr,
             yiaddr=address,
-            siaddr=self._address if is_boot else UNSPECIFIED,
-            file=header_file(boot) if isinstance(boot, BootFile) else b"",
+            siaddr=self._address if file is not None else UNSPECIFIED,
+            file=header_file(file) if file is not None else b"",
             options=self._own_options(client, subnet),
         )
 
@@ -135,9 +133,7 @@ class ReplyWriter:
         # the server identifier, and takes an ACK from nobody else.
         options = dict([opt.MESSAGE_TYPE.item(message_type), opt.SERVER_ID.item(self._address)])
         options |= self._boot_options(client.speaker, client.has_length_bug)
-        if boot.name:
-            options[opt.BOOT_FILE.code] = opt.BOOT_FILE.serialize(boot.name)
-        options |= self._echoed_uuid(client, request)
+        options |= self._own_boot_options(client, request, boot)
         own = self._own_options(client, subnet)
         options.update({code: own[code] for code in _PXELINUX_CODES & own.keys()})
         if client.speaker is Speaker.IPXE:
@@ -196,12 +192,18 @@ class ReplyWriter:
             options[opt.VENDOR_ENCAPSULATED.code] = pxe.RASPBERRY_PI_3_MENU
         return options
 
-    def _echoed_uuid(self, client: Client, request: Packet) -> dict[int, bytes]:
-        """Option 97, which PXE wants back (PXE 2.1 section 2.4.4)."""
+    def _own_boot_options(
+        self, client: Client, request: Packet, boot: BootFile
+    ) -> dict[int, bytes]:
+        """The boot file, and option 97, which PXE wants back (PXE 2.1 section 2.4.4)."""
+        options: dict[int, bytes] = {}
+        if boot.name:
+            options[opt.BOOT_FILE.code] = opt.BOOT_FILE.serialize(boot.name)
         uuid = request.options.get(opt.MACHINE_UUID.code)
-        if client.speaker in _WITHOUT_UUID or uuid is None or len(uuid) > opt.VALUE_SIZE_MAX:
-            return {}
-        return {opt.MACHINE_UUID.code: uuid}
+        is_heard = client.speaker not in _WITHOUT_UUID
+        if is_heard and uuid is not None and len(uuid) <= opt.VALUE_SIZE_MAX:
+            options[opt.MACHINE_UUID.code] = uuid
+        return options
 
     def _server_id(self, request: Packet) -> tuple[int, bytes]:
         return opt.SERVER_ID.item(self.identity(request))
