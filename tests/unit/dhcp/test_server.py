@@ -7,8 +7,9 @@ import logging
 import socket
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address
 from typing import Literal
@@ -23,6 +24,7 @@ from bootnode.dhcp.leases import HELD_MAX, Lease, LeaseState
 from bootnode.dhcp.options import MessageType
 from bootnode.dhcp.prober import Prober, WhenTried
 from bootnode.dhcp.replies import Reply
+from bootnode.dhcp.responder import Responder
 from bootnode.dhcp.server import DhcpServer, LeaseWriter
 from tests.unit.dhcp.test_responder import (
     FAR_RELAY,
@@ -155,6 +157,29 @@ US = Interface(
 )
 
 
+@contextmanager
+def serving(
+    served: Responder, journal: Journal, *, prober: Prober | None = None
+) -> Iterator[DhcpServer]:
+    """A server whose sockets lead nowhere, and whose leases are always stored."""
+    with ThreadPoolExecutor(1) as executor, socket.socket() as unused:
+        yield DhcpServer(
+            interface=US,
+            server_socket=unused,
+            pxe_socket=unused,
+            unicast_socket=None,
+            prober=prober,
+            watch=None,
+            responder=served,
+            is_listed=lambda _mac: True,
+            writer=LeaseWriter(lambda _leases: None, executor),
+            journal=journal,
+            clock=lambda: NOW,
+            steady_clock=lambda: NOW,
+            on_boot=lambda _mac: None,
+        )
+
+
 @pytest.mark.parametrize(
     ("near", "far", "told"),
     [
@@ -183,22 +208,7 @@ def test_the_journal_hears_of_a_relayed_client_by_the_mode_of_its_own_subnet(
             **dict([kind(MessageType.REQUEST), asks_for("10.78.0.60")]),
         },
     )
-    with ThreadPoolExecutor(1) as executor, socket.socket() as unused:
-        dhcp = DhcpServer(
-            interface=US,
-            server_socket=unused,
-            pxe_socket=unused,
-            unicast_socket=None,
-            prober=None,
-            watch=None,
-            responder=served,
-            is_listed=lambda _mac: True,
-            writer=LeaseWriter(lambda _leases: None, executor),
-            journal=journal,
-            clock=lambda: NOW,
-            steady_clock=lambda: NOW,
-            on_boot=lambda _mac: None,
-        )
+    with serving(served, journal) as dhcp:
         dhcp._follow(request, served.handle(request, FROM_FAR, now=NOW), NOW)
     record = journal.get(mac)
     assert record is not None
@@ -233,22 +243,7 @@ async def test_a_client_is_answered_however_many_addresses_are_in_use(
     served = responder(node(client, ip=None))
     sent: list[Reply] = []
     monkeypatch.setattr(DhcpServer, "_send", lambda _self, reply: sent.append(reply))
-    with ThreadPoolExecutor(1) as executor, socket.socket() as unused:
-        dhcp = DhcpServer(
-            interface=US,
-            server_socket=unused,
-            pxe_socket=unused,
-            unicast_socket=None,
-            prober=wire,
-            watch=None,
-            responder=served,
-            is_listed=lambda _mac: True,
-            writer=LeaseWriter(lambda _leases: None, executor),
-            journal=journal,
-            clock=lambda: NOW,
-            steady_clock=lambda: NOW,
-            on_boot=lambda _mac: None,
-        )
+    with serving(served, journal, prober=wire) as dhcp:
         dhcp._answer(message(client, kind(MessageType.DISCOVER)), broadcast())
         await dhcp._writer.aclose()
     assert len(sent) == 1
